@@ -1,0 +1,517 @@
+#!/usr/bin/env python3
+"""Boot the lab: hosts with kernels of their own (user-mode Linux), in a network namespace of their own.
+
+Needs root, Debian's package tools and about 10 GB of disk; no container engine, KVM or kernel NFS. Everything it
+makes is below .lab/ in this checkout, in the namespace `airflow-NAME` and in the nftables table `airflow-NAME`;
+`destroy` removes all three. NAME is $LAB (default "demo"), so that the tests' lab never touches the demo's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = os.environ.get("LAB") or "demo"
+STATE = ROOT / ".lab" / NAME
+IMAGES = ROOT / ".lab" / "images"
+NAMESPACE = f"airflow-{NAME}"
+OWNER = Path(f"/run/{NAMESPACE}.owner")
+SSH_CONFIG = STATE / "ssh_config"
+
+# A /24 for each lab; .1 is this machine, which routes and masquerades for the hosts.
+NETWORK = "10.113.{}".format({"demo": 0, "test": 1}.get(NAME, 2 + zlib.crc32(NAME.encode()) % 250))
+# An interface name has 15 bytes at most: the lab's number, not its name.
+VETH = f"aflab{NETWORK.rsplit('.', 1)[1]}"
+
+PACKAGES = ["user-mode-linux", "mmdebstrap", "e2fsprogs", "iproute2", "nftables", "openssh-client"]
+
+
+@dataclass(frozen=True)
+class Host:
+    """One host of the lab."""
+
+    number: int  # last byte of its address
+    suite: str  # Debian suite, hence its base image
+    memory: str  # upper limit; only the pages that it touches are taken
+
+
+# Debian stable on both sides of the NAS; main1 is on testing because real MySQL is in Debian unstable only, and
+# unstable's packages fit testing.
+HOSTS = {
+    "nas1": Host(11, "trixie", "1G"),
+    "main1": Host(12, "forky", "8G"),
+    "edge1": Host(13, "trixie", "4G"),
+}
+
+# What a freshly installed Debian server has and minbase lacks, as far as this project needs it. No udev: it makes a
+# boot five times as long here, and there is no hardware to find.
+GUEST_PACKAGES = ["ca-certificates", "dbus", "iproute2", "iptables", "kmod", "openssh-server", "procps", "python3"]
+GUEST_PACKAGES += ["python3-apt", "systemd", "systemd-sysv", "tzdata", "zstd"]
+
+SEED_UNIT = """\
+[Unit]
+Description=Take this host's name, address and keys from the lab
+DefaultDependencies=no
+After=systemd-remount-fs.service systemd-tmpfiles-setup.service
+Before=sysinit.target network-pre.target shutdown.target
+Wants=network-pre.target
+Conflicts=shutdown.target
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/mount -t hostfs none /mnt
+ExecStart=/usr/bin/cp --recursive --no-preserve=ownership /mnt/. /
+ExecStart=/usr/bin/umount /mnt
+ExecStart=/usr/bin/ip -batch /etc/lab-network
+ExecStart=/usr/bin/ssh-keygen -A
+ExecStart=/usr/bin/sh -c 'cat /etc/hostname >/proc/sys/kernel/hostname'
+[Install]
+WantedBy=sysinit.target
+"""
+
+
+def die(message: str) -> None:
+    sys.exit(f"lab: {message}")
+
+
+def say(message: str) -> None:
+    print(f"lab {NAME}: {message}", flush=True)
+
+
+def run(*command: str | Path, **options) -> subprocess.CompletedProcess:
+    """Run a command; on failure say what it printed."""
+    options = {"check": True, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | options
+    try:
+        return subprocess.run([str(word) for word in command], **options)  # noqa: S603 - arguments are ours
+    except subprocess.CalledProcessError as error:
+        print(error.stdout or "", file=sys.stderr)
+        die(f"`{' '.join(map(str, command))}` failed with exit code {error.returncode}; its output is above")
+    except FileNotFoundError:
+        die(f"{command[0]} is missing: `make demo` installs it, or `apt-get install {' '.join(PACKAGES)}`")
+
+
+# -- What the machine has ---------------------------------------------------------------------------------------
+
+
+def require_rights() -> None:
+    if os.geteuid() != 0:
+        die("making a network namespace and booting hosts needs root: run it as root or with sudo")
+
+
+def install_packages() -> None:
+    missing = [p for p in PACKAGES if "install ok installed" not in run("dpkg-query", "-Wf", "${Status}", p, check=False).stdout]
+    if missing:
+        say(f"installing {' '.join(missing)}")
+        run("apt-get", "update", "--quiet")
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        run("apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *missing, env=environment)
+
+
+def debian_mirror() -> str | None:
+    """URI of the archive that this machine's own apt uses, or None for the tools' default."""
+    fields = "$(LABEL)|$(COMPONENT)|$(REPO_URI)"
+    for line in run("apt-get", "indextargets", "--format", fields, "Created-By: Packages").stdout.splitlines():
+        label, component, uri = line.split("|")
+        if label == "Debian" and component == "main":
+            return uri
+    return None
+
+
+def apt_settings() -> str:
+    """Proxies and TLS settings of this machine's apt, in the form of an apt.conf."""
+    dump = run("apt-config", "dump").stdout.splitlines()
+    return "".join(f"{line}\n" for line in dump if line.startswith(("Acquire::http", "Acquire::https")))
+
+
+def certificates() -> list[Path]:
+    return sorted(Path("/usr/local/share/ca-certificates").rglob("*.crt"))
+
+
+def python_index() -> str:
+    """The package index that this machine's pip or uv is set to; empty for their default."""
+    for variable in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
+        if os.environ.get(variable):
+            return os.environ[variable]
+    answer = run(sys.executable, "-m", "pip", "config", "get", "global.index-url", check=False, stderr=subprocess.DEVNULL)
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+# -- Base images ------------------------------------------------------------------------------------------------
+
+
+def image_inputs(suite: str) -> str:
+    kernel = next(Path("/usr/lib/uml/modules").iterdir()).name
+    parts = [suite, kernel, str(debian_mirror()), apt_settings(), python_index(), SEED_UNIT, *GUEST_PACKAGES]
+    parts += [path.read_text() for path in certificates()]
+    # The recipe below is an input too.
+    parts.append(Path(__file__).read_text().split("def build_image", 1)[1].split("\n# --", 1)[0])
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def image(suite: str) -> Path:
+    return IMAGES / f"{suite}-{image_inputs(suite)}.ext4"
+
+
+def build_image(suite: str) -> Path:
+    """Make the base image of a Debian suite, or find it made. Hosts write to copy-on-write files above it."""
+    target = image(suite)
+    if target.exists():
+        return target
+    say(f"building the {suite} image")
+    tree = IMAGES / f"{suite}.tree"
+    shutil.rmtree(tree, ignore_errors=True)
+    overlay = IMAGES / f"{suite}.overlay"
+    shutil.rmtree(overlay, ignore_errors=True)
+    files = {
+        "etc/apt/apt.conf.d/80lab": apt_settings(),
+        "etc/systemd/system/lab-seed.service": SEED_UNIT,
+        "etc/ssh/sshd_config.d/lab.conf": "PermitRootLogin prohibit-password\nUseDNS no\n",
+        # Disks here are sparse files on a busy machine: no fsync for each unpacked file, no manual pages.
+        "etc/dpkg/dpkg.cfg.d/lab": "force-unsafe-io\npath-exclude /usr/share/man/*\npath-exclude /usr/share/doc/*\n",
+    }
+    if python_index():
+        files["etc/pip.conf"] = f"[global]\nindex-url = {python_index()}\n"
+        files["etc/uv/uv.toml"] = f'[[index]]\nurl = "{python_index()}"\ndefault = true\n'
+    if suite == "forky":
+        files["etc/apt/preferences.d/unstable"] = "Package: *\nPin: release a=unstable\nPin-Priority: 50\n"
+    for name, text in files.items():
+        (overlay / name).parent.mkdir(parents=True, exist_ok=True)
+        (overlay / name).write_text(text)
+    for path in certificates():
+        destination = overlay / path.relative_to("/")
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, destination)
+    modules = next(Path("/usr/lib/uml/modules").iterdir())
+    shutil.copytree(modules, overlay / "usr/lib/modules" / modules.name)
+
+    unstable = 'sed "s/ forky / unstable /" "$1/etc/apt/sources.list" >"$1/etc/apt/sources.list.d/unstable.list"'
+    hooks = [
+        f'copy-in {overlay}/etc {overlay}/usr /',
+        'chroot "$1" update-ca-certificates',
+        f'chroot "$1" depmod {modules.name}',
+        *([unstable] if suite == "forky" else []),
+        'chroot "$1" apt-get update --quiet',
+        'chroot "$1" systemctl enable lab-seed.service ssh.service',
+        'chroot "$1" systemctl mask getty.target apt-daily.timer apt-daily-upgrade.timer '
+        "modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service",
+        'rm -f "$1"/etc/ssh/ssh_host_*',
+    ]
+    mirror = debian_mirror()
+    run(
+        "mmdebstrap", "--variant=minbase", f"--include={','.join(GUEST_PACKAGES)}", "--skip=cleanup/apt/lists",
+        # A mirror's copy of testing or unstable can be older than its Valid-Until; the signature is still checked.
+        '--aptopt=Acquire::Check-Valid-Until "false"', "--dpkgopt=force-unsafe-io",
+        "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
+        *[f"--customize-hook={hook}" for hook in hooks], suite, tree, *([mirror] if mirror else []),
+    )  # fmt: skip
+    partial = target.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    run("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0,assume_storage_prezeroed=1", "-d", tree, partial, "16G")
+    shutil.rmtree(tree)
+    shutil.rmtree(overlay)
+    for old in IMAGES.glob(f"{suite}-*.ext4"):
+        # Copy-on-write files name their base: keep one that a host still stands on.
+        if not any(str(old) in p.read_bytes()[:8192].decode(errors="ignore") for p in IMAGES.parent.glob("*/*.cow")):
+            old.unlink()
+    partial.rename(target)
+    return target
+
+
+# -- Network ----------------------------------------------------------------------------------------------------
+
+
+def address(host: str) -> str:
+    return f"{NETWORK}.{HOSTS[host].number}"
+
+
+def network_is_up() -> bool:
+    return Path(f"/run/netns/{NAMESPACE}").exists()
+
+
+def make_network() -> None:
+    if network_is_up():
+        owner = OWNER.read_text().strip() if OWNER.exists() else "an unknown checkout"
+        if owner != str(ROOT):
+            die(f"lab {NAME!r} already belongs to {owner}: `make clean` there, or choose another name with LAB=NAME")
+        return
+    OWNER.write_text(f"{ROOT}\n")
+    run("ip", "netns", "add", NAMESPACE)
+    run("ip", "link", "add", VETH, "type", "veth", "peer", "name", "uplink", "netns", NAMESPACE)
+    run("ip", "address", "add", f"{NETWORK}.1/24", "dev", VETH)
+    run("ip", "link", "set", VETH, "up")
+    inside = ("ip", "-n", NAMESPACE)
+    run(*inside, "link", "set", "lo", "up")
+    run(*inside, "link", "add", "bridge", "type", "bridge")
+    for link in ("uplink", "bridge"):
+        run(*inside, "link", "set", link, "up")
+    run(*inside, "link", "set", "uplink", "master", "bridge")
+    for host in HOSTS:
+        run(*inside, "tuntap", "add", host, "mode", "tap")
+        run(*inside, "link", "set", host, "master", "bridge")
+        run(*inside, "link", "set", host, "up")
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
+    if forwarding.read_text().strip() == "0":
+        (STATE / "ip_forward_was_off").touch()
+        forwarding.write_text("1\n")
+    rules = f"""
+        table ip {NAMESPACE} {{
+            chain postrouting {{
+                type nat hook postrouting priority srcnat;
+                ip saddr {NETWORK}.0/24 ip daddr != {NETWORK}.0/24 masquerade
+            }}
+        }}
+    """
+    run("nft", "-f", "-", input=rules)
+
+
+def remove_network() -> None:
+    if not network_is_up() or not OWNER.exists() or OWNER.read_text().strip() != str(ROOT):
+        return
+    run("nft", "delete", "table", "ip", NAMESPACE, check=False)
+    run("ip", "link", "delete", VETH, check=False)
+    run("ip", "netns", "delete", NAMESPACE)
+    OWNER.unlink()
+    others = [path for path in Path("/run").glob("airflow-*.owner") if path != OWNER]
+    if (STATE / "ip_forward_was_off").exists() and not others:
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("0\n")
+
+
+# -- Hosts ------------------------------------------------------------------------------------------------------
+
+
+def pid_of(host: str) -> int | None:
+    """Process of a running host, or None. A number that another program has meanwhile does not count."""
+    try:
+        pid = int((STATE / f"{host}.pid").read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return None
+    return pid if f"uml_dir={STATE}/" in command and f"umid={host}" in command else None
+
+
+def members(group: int) -> list[int]:
+    """Processes of a process group: a host's kernel and those that run its programs."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def wait_until(condition, seconds: float, interval: float = 0.2) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(interval)
+    return condition()
+
+
+def write_seed(host: str) -> Path:
+    """Files that the host copies over its own at every boot."""
+    seed = STATE / "seed" / host
+    names = "".join(f"{address(name)} {name}\n" for name in HOSTS)
+    files = {
+        "etc/hostname": f"{host}\n",
+        "etc/hosts": f"127.0.0.1 localhost\n::1 localhost\n{names}",
+        "etc/resolv.conf": Path("/etc/resolv.conf").read_text(),
+        "etc/lab-network": (
+            f"address add {address(host)}/24 dev eth0\nlink set eth0 up\nroute add default via {NETWORK}.1\n"
+        ),
+        "root/.ssh/authorized_keys": (STATE / "id_ed25519.pub").read_text(),
+    }
+    for name, text in files.items():
+        (seed / name).parent.mkdir(parents=True, exist_ok=True)
+        (seed / name).write_text(text)
+    (seed / "root").chmod(0o700)
+    (seed / "root/.ssh").chmod(0o700)
+    (seed / "root/.ssh/authorized_keys").chmod(0o600)
+    return seed
+
+
+def write_ssh_config() -> None:
+    """Keys and a configuration for `ssh -F`, owned by the person who called sudo."""
+    key = STATE / "id_ed25519"
+    if not key.exists():
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lab {NAME}", "-f", key)
+    blocks = "".join(f"Host {host}\n  HostName {address(host)}\n" for host in HOSTS)
+    SSH_CONFIG.write_text(
+        f"{blocks}Host {' '.join(HOSTS)}\n  User root\n  IdentityFile {key}\n  IdentitiesOnly yes\n"
+        f"  UserKnownHostsFile {STATE}/known_hosts\n  StrictHostKeyChecking accept-new\n  LogLevel ERROR\n"
+    )
+    if "SUDO_UID" in os.environ:
+        for path in (STATE.parent, STATE, key, key.with_suffix(".pub"), SSH_CONFIG):
+            os.chown(path, int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"]))
+
+
+def ssh(host: str, *command: str, timeout: int = 30) -> subprocess.CompletedProcess:
+    options = ("-F", str(SSH_CONFIG), "-o", "ConnectTimeout=2", "-o", "BatchMode=yes")
+    return run("timeout", str(timeout), "ssh", *options, host, *command, check=False)
+
+
+def boot(host: str) -> None:
+    if pid_of(host):
+        return
+    base, disk = image(HOSTS[host].suite), STATE / f"{host}.cow"
+    if disk.exists() and (STATE / f"{host}.base").exists():
+        # A disk goes on with the image that it began with, even when a newer one has been built.
+        base = Path((STATE / f"{host}.base").read_text().strip())
+    (STATE / f"{host}.base").write_text(f"{base}\n")
+    command = [
+        "ip", "netns", "exec", NAMESPACE, "linux.uml", f"mem={HOSTS[host].memory}", f"ubda={disk},{base}",
+        "root=/dev/ubda", "rw", f"eth0=tuntap,{host}", f"hostfs={write_seed(host)}", "con=null", "con0=null,fd:1",
+        "ssl=null", f"uml_dir={STATE}/uml/", f"umid={host}", "quiet",
+    ]  # fmt: skip
+    shutil.rmtree(STATE / "uml" / host, ignore_errors=True)
+    with (STATE / f"{host}.console").open("ab") as console:
+        process = subprocess.Popen(  # noqa: S603 - arguments are ours
+            command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
+            cwd=STATE, env=os.environ | {"TMPDIR": "/dev/shm"},  # noqa: S108 - UML wants its memory on a tmpfs
+        )  # fmt: skip
+    (STATE / f"{host}.pid").write_text(f"{process.pid}\n")
+
+
+def is_ready(host: str) -> bool:
+    """SSH answers, and systemd has finished booting (even if a unit failed: that is the tests' business)."""
+    answer = ssh(host, "systemctl is-system-running --wait", timeout=60)
+    return answer.stdout.strip() in ("running", "degraded")
+
+
+def wait_for(hosts: list[str]) -> None:
+    for host in hosts:
+        if not wait_until(lambda host=host: is_ready(host) or not pid_of(host), 180, interval=0.5) or not pid_of(host):
+            print("".join((STATE / f"{host}.console").open(errors="replace").readlines()[-30:]), file=sys.stderr)
+            die(f"{host} did not come up; the end of its console is above, all of it in {STATE}/{host}.console")
+
+
+def kill(host: str) -> None:
+    """Power cut: the host's processes end at once, and are gone when this returns."""
+    pid = pid_of(host)
+    if pid is None:
+        return
+    for process in {pid, *members(pid)}:
+        try:
+            os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    if not wait_until(lambda: not members(pid), 20):
+        die(f"{host} (process {pid}) does not end")
+
+
+def power_off(hosts: list[str]) -> None:
+    """Orderly shutdown, all at once; a host that does not end within a minute is cut off."""
+    running = [host for host in hosts if pid_of(host)]
+    for host in running:
+        ssh(host, "systemctl poweroff", timeout=10)
+    deadline = time.monotonic() + 60
+    for host in running:
+        if not wait_until(lambda host=host: not pid_of(host), deadline - time.monotonic()):
+            say(f"{host} does not power off: cutting it off")
+            kill(host)
+
+
+# -- Commands ---------------------------------------------------------------------------------------------------
+
+
+def up(hosts: list[str]) -> None:
+    """Boot the hosts (building images and network first) and wait until they answer on SSH."""
+    if all(pid_of(host) for host in hosts) and all(is_ready(host) for host in hosts):
+        return
+    shm = shutil.disk_usage("/dev/shm").free  # noqa: S108
+    if shm < 4 << 30:
+        die(f"the hosts' memory is in /dev/shm, which has {shm >> 20} MB free and needs 4096: remount it larger")
+    install_packages()
+    for path in (STATE, IMAGES):
+        path.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor() as builders:
+        list(builders.map(build_image, sorted({HOSTS[host].suite for host in hosts})))
+    write_ssh_config()
+    make_network()
+    say(f"booting {' '.join(hosts)}")
+    for host in hosts:
+        boot(host)
+    wait_for(hosts)
+
+
+def destroy(_: list[str]) -> None:
+    """End the hosts, and remove their disks, the network namespace and the NAT rule. Other labs stay."""
+    for host in HOSTS:
+        kill(host)
+    remove_network()
+    shutil.rmtree(STATE, ignore_errors=True)
+
+
+def cut(hosts: list[str]) -> None:
+    """Cut the power of hosts."""
+    for host in hosts:
+        kill(host)
+
+
+def snapshot(hosts: list[str]) -> None:
+    """Keep the hosts' disks as they are now, for `restore`; the hosts are shut down and booted again."""
+    power_off(hosts)
+    for host in hosts:
+        run("cp", "--sparse=always", "--reflink=auto", STATE / f"{host}.cow", STATE / f"{host}.cow.snapshot")
+    up(hosts)
+
+
+def restore(hosts: list[str]) -> None:
+    """Cut the power, take the disks back to the last snapshot, boot."""
+    for host in hosts:
+        if not (STATE / f"{host}.cow.snapshot").exists():
+            die(f"{host} has no snapshot")
+    cut(hosts)
+    for host in hosts:
+        run("cp", "--sparse=always", "--reflink=auto", STATE / f"{host}.cow.snapshot", STATE / f"{host}.cow")
+    up(hosts)
+
+
+def status(hosts: list[str]) -> None:
+    """Print as JSON which hosts run, and where."""
+    print(json.dumps({host: {"address": address(host), "pid": pid_of(host)} for host in hosts}, indent=2))
+
+
+COMMANDS = {
+    "up": up,
+    "stop": power_off,
+    "cut": cut,
+    "snapshot": snapshot,
+    "restore": restore,
+    "destroy": destroy,
+    "status": status,
+}
+
+
+def main() -> None:
+    summary = "commands:\n" + "\n".join(f"  {n:10} {f.__doc__.splitlines()[0]}" for n, f in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("hosts", nargs="*", metavar="host", help=f"default: all of {', '.join(HOSTS)}")
+    arguments = parser.parse_args()
+    for host in arguments.hosts:
+        if host not in HOSTS:
+            die(f"there is no host {host!r}; there are {', '.join(HOSTS)}")
+    if arguments.command != "status":
+        require_rights()
+    COMMANDS[arguments.command](arguments.hosts or list(HOSTS))
+
+
+if __name__ == "__main__":
+    main()
