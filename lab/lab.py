@@ -405,7 +405,7 @@ def boot(host: str) -> None:
     (STATE / f"{host}.base").write_text(f"{base}\n")
     command = [
         "ip", "netns", "exec", NAMESPACE, build_kernel() / "linux.uml", "seccomp=on", f"mem={HOSTS[host].memory}",
-        f"ubda={disk},{base}", "root=/dev/ubda", "rw", f"vec0:transport=tap,ifname={host}", f"hostfs={write_seed(host)}", "con=null", "con0=null,fd:1",
+        f"ubda={disk},{base}", "root=/dev/ubda", "rw", f"vec0:transport=tap,ifname={host},gro=1", f"hostfs={write_seed(host)}", "con=null", "con0=null,fd:1",
         "ssl=null", f"uml_dir={STATE}/uml/", f"umid={host}", "quiet",
     ]  # fmt: skip
     shutil.rmtree(STATE / "uml" / host, ignore_errors=True)
