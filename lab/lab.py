@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+SOURCE = Path(__file__).read_text()
 ROOT = Path(__file__).resolve().parent.parent
 NAME = os.environ.get("LAB") or "demo"
 STATE = ROOT / ".lab" / NAME
@@ -59,6 +60,8 @@ HOSTS = {
 # no hardware to find, and looking for it takes longer than the rest of the boot.
 GUEST_PACKAGES = ["ca-certificates", "dbus", "iproute2", "iptables", "kmod", "openssh-server", "procps", "python3"]
 GUEST_PACKAGES += ["python3-apt", "systemd", "systemd-sysv", "tzdata", "zstd"]
+# Testing's own Python is 3.14, on which the API server of Airflow 3.3 dies of a segmentation fault.
+EXTRA_PACKAGES = {"forky": ["python3.13"]}
 
 SEED_UNIT = """\
 [Unit]
@@ -110,7 +113,11 @@ def require_rights() -> None:
 
 
 def install_packages() -> None:
-    missing = [p for p in PACKAGES if "install ok installed" not in run("dpkg-query", "-Wf", "${Status}", p, check=False).stdout]
+    missing = [
+        p
+        for p in PACKAGES
+        if "install ok installed" not in run("dpkg-query", "-Wf", "${Status}", p, check=False).stdout
+    ]
     if missing:
         say(f"installing {' '.join(missing)}")
         run("apt-get", "update", "--quiet")
@@ -143,7 +150,9 @@ def python_index() -> str:
     for variable in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
         if os.environ.get(variable):
             return os.environ[variable]
-    answer = run(sys.executable, "-m", "pip", "config", "get", "global.index-url", check=False, stderr=subprocess.DEVNULL)
+    answer = run(
+        sys.executable, "-m", "pip", "config", "get", "global.index-url", check=False, stderr=subprocess.DEVNULL
+    )
     return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
@@ -152,8 +161,17 @@ def python_index() -> str:
 
 def digest(suite: str) -> str:
     """Names what an image is made of: when any of it changes, the image is built anew."""
-    recipe = Path(__file__).read_text().split("\n# -- Base images", 1)[1].split("\n# -- Network", 1)[0]
-    parts = [suite, str(debian_mirror()), apt_settings(), python_index(), SEED_UNIT, *GUEST_PACKAGES, recipe]
+    recipe = SOURCE.split("\n# -- Base images", 1)[1].split("\n# -- Network", 1)[0]
+    parts = [
+        suite,
+        str(debian_mirror()),
+        apt_settings(),
+        python_index(),
+        SEED_UNIT,
+        *GUEST_PACKAGES,
+        str(EXTRA_PACKAGES),
+        recipe,
+    ]
     parts += [path.read_text() for path in certificates()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
@@ -205,6 +223,7 @@ def build_image(suite: str) -> Path:
     if target.exists():
         return target
     say(f"building the {suite} image")
+    packages = GUEST_PACKAGES + EXTRA_PACKAGES.get(suite, [])
     tree, overlay = IMAGES / f"{suite}.tree", IMAGES / f"{suite}.overlay"
     shutil.rmtree(overlay, ignore_errors=True)
     files = {
@@ -231,7 +250,7 @@ def build_image(suite: str) -> Path:
 
     unstable = 'sed "s/ forky / unstable /" "$1/etc/apt/sources.list" >"$1/etc/apt/sources.list.d/unstable.list"'
     hooks = [
-        f'copy-in {overlay}/etc {overlay}/usr /',
+        f"copy-in {overlay}/etc {overlay}/usr /",
         'chroot "$1" update-ca-certificates',
         f'chroot "$1" depmod {modules.name}',
         *([unstable] if suite == "forky" else []),
@@ -242,8 +261,9 @@ def build_image(suite: str) -> Path:
         'rm -f "$1"/etc/ssh/ssh_host_*',
     ]
     bootstrap(
-        suite, tree, "--variant=minbase", f"--include={','.join(GUEST_PACKAGES)}", "--skip=cleanup/apt/lists",
-        "--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
+        suite, tree, "--variant=minbase", f"--include={','.join(packages)}", "--skip=cleanup/apt/lists",
+        "--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/man/*",
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
         *[f"--customize-hook={hook}" for hook in hooks],
     )  # fmt: skip
     partial = target.with_suffix(".partial")
@@ -384,6 +404,8 @@ def write_ssh_config() -> None:
     SSH_CONFIG.write_text(
         f"{blocks}Host {' '.join(HOSTS)}\n  User root\n  IdentityFile {key}\n  IdentitiesOnly yes\n"
         f"  UserKnownHostsFile {STATE}/known_hosts\n  StrictHostKeyChecking accept-new\n  LogLevel ERROR\n"
+        # A connection that is kept open to a host that has gone must not be waited for.
+        "  ServerAliveInterval 5\n  ServerAliveCountMax 2\n"
     )
     if "SUDO_UID" in os.environ:
         for path in (STATE.parent, STATE, key, key.with_suffix(".pub"), SSH_CONFIG):
@@ -405,8 +427,9 @@ def boot(host: str) -> None:
     (STATE / f"{host}.base").write_text(f"{base}\n")
     command = [
         "ip", "netns", "exec", NAMESPACE, build_kernel() / "linux.uml", "seccomp=on", f"mem={HOSTS[host].memory}",
-        f"ubda={disk},{base}", "root=/dev/ubda", "rw", f"vec0:transport=tap,ifname={host},gro=1", f"hostfs={write_seed(host)}", "con=null", "con0=null,fd:1",
-        "ssl=null", f"uml_dir={STATE}/uml/", f"umid={host}", "quiet",
+        f"ubda={disk},{base}", "root=/dev/ubda", "rw", f"vec0:transport=tap,ifname={host},gro=1",
+        f"hostfs={write_seed(host)}", "con=null", "con0=null,fd:1", "ssl=null", "quiet",
+        f"uml_dir={STATE}/uml/", f"umid={host}",
     ]  # fmt: skip
     shutil.rmtree(STATE / "uml" / host, ignore_errors=True)
     with (STATE / f"{host}.console").open("ab") as console:

@@ -1,0 +1,64 @@
+# Two commands do all the set-up: `make demo` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# Tools that look each other up need the virtualenv on PATH.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# uv brings certificates of its own; the system's store knows a company's proxy, too.
+export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
+
+.PHONY: help demo test lint test-dags molecule lock stop clean distclean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/ready  ## boot three hosts on this machine, install everything, run the pipeline, show what came out
+	@python lab/demo.py
+
+test: lint test-dags molecule  ## everything that CI runs
+
+lint: .venv/ready  ## yamllint, ansible-lint, ruff
+	yamllint --strict .
+	ruff check
+	ruff format --check
+	ansible-lint --offline --strict
+
+test-dags: .venv-dags/ready  ## unit tests of dags/, in the locked environment of an edge host
+	.venv-dags/bin/python -m pytest -p no:cacheprovider tests
+
+molecule: .venv/ready  ## the whole site on a lab of its own: check, converge, idempotence, reboot, verify
+	molecule test
+
+lock: .venv/ready  ## renew the hash-pinned files in requirements/ from the ranges in pyproject.toml
+	for group in uv controller main edge dags-test; do \
+	    uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	        --custom-compile-command 'make lock' --group pyproject.toml:$$group --output-file requirements/$$group.txt; \
+	done
+
+stop: .venv/ready  ## shut the demo's hosts down; `make demo` boots them again
+	$(SUDO) .venv/bin/python lab/lab.py stop
+
+clean:  ## remove the labs: hosts, disks, images, namespaces, NAT rules
+	$(SUDO) LAB=demo $(PYTHON) lab/lab.py destroy
+	$(SUDO) LAB=test $(PYTHON) lab/lab.py destroy
+	$(SUDO) rm -rf .lab
+
+distclean: clean  ## remove the virtualenvs and caches, too
+	rm -rf .venv .venv-dags .cache .ansible .molecule
+
+# A virtualenv is complete when its mark is newer than its lock.
+.venv/ready: requirements/uv.txt requirements/controller.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This needs Python 3.11 or newer; set PYTHON=")'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Installing python3-venv"; \
+	    $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq --no-install-recommends python3-venv >/dev/null; }
+	@echo "Making .venv with the controller's tools"
+	@$(PYTHON) -m venv --clear .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@.venv/bin/uv pip sync --quiet --python .venv --require-hashes --compile-bytecode requirements/controller.txt
+	@touch $@
+
+.venv-dags/ready: .venv/ready requirements/dags-test.txt
+	@echo "Making .venv-dags, the environment of an edge host"
+	@uv venv --quiet --clear --python $(PYTHON) .venv-dags
+	@uv pip sync --quiet --python .venv-dags --require-hashes --compile-bytecode requirements/dags-test.txt
+	@touch $@

@@ -1,0 +1,89 @@
+"""`make demo`: boot the lab, install everything, run the pipeline, show what came out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from lab import ROOT, SSH_CONFIG, STATE, address, ssh
+from pipeline import Airflow, run_pipeline, seconds
+
+
+def main() -> None:
+    parts: list[tuple[str, float]] = []
+
+    def part(title: str, *command: str) -> None:
+        print(f"\n== {title}", flush=True)
+        begin = time.monotonic()
+        code = subprocess.run(command, cwd=ROOT).returncode  # noqa: S603 - commands are ours
+        if code:
+            sys.exit(f"`{' '.join(command)}` ended with exit code {code}; what it printed is above")
+        parts.append((title, time.monotonic() - begin))
+
+    sudo = [] if os.geteuid() == 0 else ["sudo", "--preserve-env=LAB"]
+    part("Booting nas1, main1 and edge1", *sudo, sys.executable, str(ROOT / "lab/lab.py"), "up")
+    part("Installing everything: ansible-playbook site.yml", "ansible-playbook", "site.yml")
+
+    print("\n== Running the pipeline", flush=True)
+    begin = time.monotonic()
+    url, password = f"http://{address('main1')}:8080", (STATE / "secrets/admin_password").read_text()
+    outcome = run_pipeline(Airflow(url, "admin", password))
+    parts.append(("Running the pipeline", time.monotonic() - begin))
+
+    producer, consumer, tasks = outcome["producer"], outcome["consumer"], outcome["tasks"]
+    celery, edge, process = (
+        tasks[n] for n in ("task_for_celery_worker", "task_for_edge_worker", "process_file_from_nas")
+    )
+    path = outcome["event"]["extra"]["path"]
+    on_nas = path.replace("/opt/airflow/filestorage", "/srv/filestorage")
+    size = ssh("nas1", f"stat --format=%s {on_nas}").stdout.strip()
+
+    def duration(task: dict) -> float:
+        return seconds(task["start_date"], task["end_date"])
+
+    def wait(task: dict) -> float:
+        return seconds(task["queued_when"], task["start_date"])
+
+    def host(task: dict) -> str:
+        return task["hostname"].split(".")[0]
+
+    steps = [
+        ("producer_dag runs", "main1", "scheduler", producer["state"], duration(producer)),
+        ("task_for_celery_worker", host(celery), "Celery worker", celery["state"], duration(celery)),
+        ("task_for_edge_worker is sent to", edge["queue"], edge["executor"], "queued", None),
+        ("the edge worker fetches it", host(edge), "edge API, HTTP", "fetched", wait(edge)),
+        ("task_for_edge_worker runs", host(edge), "edge worker", edge["state"], duration(edge)),
+        (f"{path.rpartition('/')[2]} is on the NAS", "nas1", "NFS", f"{size} bytes", None),
+        ("the asset nas_filestorage is updated", host(edge), "asset event", "updated", None),
+        ("the scheduler starts consumer_dag", "main1", "scheduler", consumer["state"],
+         seconds(outcome["event"]["timestamp"], consumer["start_date"])),
+        ("process_file_from_nas reads it", host(process), "Celery worker", process["state"], duration(process)),
+    ]  # fmt: skip
+    print(f"\n   {'step':38} {'host':11} {'component':15} {'state':10} seconds")
+    for number, (step, where, component, state, took) in enumerate(steps, 1):
+        print(f"{number:2} {step:38} {where:11} {component:15} {state:10} {'' if took is None else f'{took:7.1f}'}")
+
+    print(f"\nThe file on the NAS, nas1:{on_nas}:")
+    print(ssh("nas1", f"cat {on_nas}").stdout.rstrip())
+    print("\nWhat the consumer read on main1:")
+    for item in outcome["read"]:
+        print(f"{item['path']}: {item['lines']}")
+
+    print("\nHow long each part took:")
+    for title, took in parts:
+        print(f"{int(took) // 60:3}:{int(took) % 60:02} {title}")
+    config = os.path.relpath(SSH_CONFIG)
+    print(f"""
+Look further:
+  UI                 {url}  (admin / {password})
+  on a host          ssh -F {config} edge1        (or main1, nas1)
+  the edge worker    ssh -F {config} edge1 systemctl status airflow-edge-worker
+  Airflow's CLI      ssh -F {config} main1 airflow edge list-workers
+  install again      ansible-playbook site.yml    (first: source .venv/bin/activate)
+  stop, remove       make stop, make clean""")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Run the pipeline through Airflow's REST API, from the trigger of producer_dag to the end of consumer_dag."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from datetime import datetime
+
+ENDED = ("success", "failed")
+
+
+class Airflow:
+    """A session with the API server of a main host."""
+
+    def __init__(self, url: str, username: str, password: str):
+        self.url = url
+        self.token = None
+        self.token = self.call("POST", "/auth/token", {"username": username, "password": password})["access_token"]
+
+    def call(self, method: str, path: str, body: dict | None = None) -> dict:
+        """Send a request and return the JSON of the answer; raises RuntimeError with the server's words."""
+        request = urllib.request.Request(self.url + path, method=method)  # noqa: S310 - the URL is the lab's
+        request.add_header("Content-Type", "application/json")
+        if self.token:
+            request.add_header("Authorization", f"Bearer {self.token}")
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            with urllib.request.urlopen(request, data, timeout=30) as answer:  # noqa: S310
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise RuntimeError(f"{method} {path}: {error.code} {error.read().decode()[:500]}") from error
+
+    def unpause(self, dag: str, seconds: float = 120) -> None:
+        """Unpause a DAG, which may not have been parsed yet."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self.call("PATCH", f"/api/v2/dags/{dag}", {"is_paused": False})
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+            else:
+                return
+
+    def follow(self, run: dict, seconds: float = 300) -> dict:
+        """Wait until a DAG run has ended, and return it."""
+        deadline = time.monotonic() + seconds
+        while run["state"] not in ENDED:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{run['dag_id']} {run['dag_run_id']} is {run['state']} after {seconds:.0f} s")
+            time.sleep(0.5)
+            run = self.call("GET", f"/api/v2/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}")
+        return run
+
+    def task(self, run: dict, task: str) -> dict:
+        """Return the instance of a task in a run."""
+        return self.call("GET", f"/api/v2/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}/taskInstances/{task}")
+
+    def result(self, run: dict, task: str):
+        """Return what a task returned."""
+        path = f"/api/v2/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}/taskInstances/{task}/xcomEntries/return_value"
+        return self.call("GET", f"{path}?deserialize=true")["value"]
+
+    def log(self, run: dict, task: str, attempt: int = 1) -> str:
+        """Return the log of a task as the UI shows it."""
+        path = f"/api/v2/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}/taskInstances/{task}/logs/{attempt}"
+        return json.dumps(self.call("GET", path)["content"], ensure_ascii=False)
+
+
+def run_pipeline(airflow: Airflow) -> dict:
+    """Trigger producer_dag and wait for the end of the consumer_dag that its file starts.
+
+    Returns both runs, their tasks by name, the asset event, and what the consumer returned.
+    """
+    # The consumer first: an event that finds it paused does not start it, not even later.
+    airflow.unpause("consumer_dag")
+    airflow.unpause("producer_dag")
+    run = airflow.call("POST", "/api/v2/dags/producer_dag/dagRuns", {"logical_date": None})
+    producer = airflow.follow(run)
+    names = ("task_for_celery_worker", "task_for_edge_worker")
+    tasks = {name: airflow.task(producer, name) for name in names}
+    if producer["state"] != "success":
+        for name in names:
+            print(airflow.log(producer, name, max(tasks[name]["try_number"], 1)))
+        raise RuntimeError(f"producer_dag {producer['dag_run_id']} ended as {producer['state']}; its log is above")
+
+    deadline = time.monotonic() + 120
+    query = f"/api/v2/assets/events?source_dag_id=producer_dag&source_run_id={producer['dag_run_id']}"
+    while True:
+        events = airflow.call("GET", query.replace("+", "%2B"))["asset_events"]
+        if events and events[0]["created_dagruns"]:
+            break
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no consumer_dag was started by the events {events}")
+        time.sleep(0.5)
+    started = events[0]["created_dagruns"][0]["run_id"]
+    run = airflow.call("GET", f"/api/v2/dags/consumer_dag/dagRuns/{started.replace('+', '%2B')}")
+    consumer = airflow.follow(run)
+    tasks["process_file_from_nas"] = airflow.task(consumer, "process_file_from_nas")
+    if consumer["state"] != "success":
+        print(airflow.log(consumer, "process_file_from_nas", max(tasks["process_file_from_nas"]["try_number"], 1)))
+        raise RuntimeError(f"consumer_dag {started} ended as {consumer['state']}; its log is above")
+    return {
+        "producer": producer,
+        "consumer": consumer,
+        "tasks": tasks,
+        "event": events[0],
+        "read": airflow.result(consumer, "process_file_from_nas"),
+    }
+
+
+def seconds(begin: str, end: str) -> float:
+    """Return the time between two timestamps of the API."""
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()

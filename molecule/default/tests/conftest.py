@@ -1,0 +1,53 @@
+"""Connections to the lab's hosts, a session with Airflow's API, and journals when a test fails."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import testinfra
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "lab"))
+
+from lab import HOSTS, SSH_CONFIG, STATE, address  # noqa: E402
+from pipeline import Airflow, run_pipeline  # noqa: E402
+
+
+def connect(name):
+    return testinfra.get_host(f"ssh://{name}", ssh_config=str(SSH_CONFIG))
+
+
+@pytest.fixture(scope="session")
+def nas1():
+    return connect("nas1")
+
+
+@pytest.fixture(scope="session")
+def main1():
+    return connect("main1")
+
+
+@pytest.fixture(scope="session")
+def edge1():
+    return connect("edge1")
+
+
+@pytest.fixture(scope="session")
+def airflow():
+    return Airflow(f"http://{address('main1')}:8080", "admin", (STATE / "secrets/admin_password").read_text())
+
+
+@pytest.fixture(scope="session")
+def outcome(airflow):
+    """One run of the pipeline, from the trigger of producer_dag to the end of consumer_dag."""
+    return run_pipeline(airflow)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Append what failed on the hosts to the report of a failed test."""
+    report = (yield).get_result()
+    if report.failed:
+        for name in HOSTS:
+            command = "systemctl --failed --no-legend --plain; journalctl --priority warning --lines 15 --no-pager"
+            report.sections.append((f"journal of {name}", connect(name).run(command).stdout))

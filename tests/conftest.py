@@ -1,0 +1,13 @@
+"""Unit tests of dags/ run with an Airflow home of their own, and with dags/ importable as on a host."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+DAGS = Path(__file__).resolve().parent.parent / "dags"
+os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-home-")
+os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(DAGS)
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+os.environ["AIRFLOW__CORE__EXECUTOR"] = "CeleryExecutor,airflow.providers.edge3.executors.EdgeExecutor"
+sys.path.insert(0, str(DAGS))

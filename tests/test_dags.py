@@ -1,0 +1,114 @@
+"""What dags/ does, apart from the hosts: the day of a run, whole files, and that every file imports on an edge host."""
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from conftest import DAGS
+
+import nas
+
+
+@pytest.fixture
+def filestorage(tmp_path, monkeypatch):
+    monkeypatch.setattr(nas, "FILESTORAGE", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def dagbag():
+    return DagBag(DAGS)
+
+
+def test_every_dag_file_imports_where_neither_celery_nor_mysql_is_installed(dagbag):
+    assert dagbag.import_errors == {}
+    assert {"producer_dag", "consumer_dag"} <= set(dagbag.dags)
+
+
+def test_the_edge_task_goes_to_the_edge_queue(dagbag):
+    task = dagbag.dags["producer_dag"].get_task("task_for_edge_worker")
+    assert (task.executor, task.queue) == ("EdgeExecutor", "edge_queue")
+    assert [asset.name for asset in task.outlets] == ["nas_filestorage"]
+    assert task.upstream_task_ids == {"task_for_celery_worker"}
+
+
+@pytest.mark.parametrize(
+    ("logical_date", "run_after", "day"),
+    [
+        # 06:00 in Seoul is 21:00 UTC of the day before.
+        (datetime(2025, 10, 19, 21, 0, tzinfo=UTC), datetime(2025, 10, 19, 21, 0, tzinfo=UTC), date(2025, 10, 20)),
+        # A run that starts late, or is a backfill, means its own day.
+        (datetime(2025, 10, 19, 21, 0, tzinfo=UTC), datetime(2025, 11, 3, 1, 0, tzinfo=UTC), date(2025, 10, 20)),
+        # The last second of a day in Seoul, and the first of the next one.
+        (datetime(2025, 10, 20, 14, 59, 59, tzinfo=UTC), datetime(2025, 10, 20, 15, 0, tzinfo=UTC), date(2025, 10, 20)),
+        (datetime(2025, 10, 20, 15, 0, 0, tzinfo=UTC), datetime(2025, 10, 20, 15, 0, tzinfo=UTC), date(2025, 10, 21)),
+        # Month and year ends, and a leap day.
+        (datetime(2025, 12, 31, 15, 0, tzinfo=UTC), datetime(2025, 12, 31, 15, 0, tzinfo=UTC), date(2026, 1, 1)),
+        (datetime(2028, 2, 28, 15, 0, tzinfo=UTC), datetime(2028, 2, 28, 15, 0, tzinfo=UTC), date(2028, 2, 29)),
+        # Triggered by hand without a logical date.
+        (None, datetime(2025, 10, 20, 15, 30, tzinfo=UTC), date(2025, 10, 21)),
+    ],
+)
+def test_day_of_a_run(logical_date, run_after, day):
+    assert nas.day_of(logical_date, run_after) == day
+
+
+def test_publish_and_read(filestorage):
+    path = filestorage / "20251020.txt"
+    nas.publish(path, b"one\n")
+    assert nas.read(path) == b"one\n"
+    nas.publish(path, b"two\n")
+    assert nas.read(path) == b"two\n"
+    assert [p.name for p in filestorage.iterdir()] == ["20251020.txt"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(filestorage, monkeypatch):
+    path = filestorage / "20251020.txt"
+    nas.publish(path, b"old\n")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(nas.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        nas.publish(path, b"new\n")
+    assert nas.read(path) == b"old\n"
+    assert [p.name for p in filestorage.iterdir()] == ["20251020.txt"]
+
+
+def test_a_missing_an_empty_and_a_foreign_file_are_errors(filestorage):
+    with pytest.raises(FileNotFoundError):
+        nas.read(filestorage / "20251020.txt")
+    (filestorage / "20251020.txt").touch()
+    with pytest.raises(ValueError, match="is empty"):
+        nas.read(filestorage / "20251020.txt")
+    with pytest.raises(ValueError, match="not on the NAS"):
+        nas.read(filestorage / "../../etc/passwd")
+
+
+def consume(dagbag, events):
+    function = dagbag.dags["consumer_dag"].get_task("process_file_from_nas").python_callable
+    return function(triggering_asset_events={nas.nas_filestorage: events} if events else {})
+
+
+def event(path: Path):
+    return SimpleNamespace(extra={"path": str(path)})
+
+
+def test_the_consumer_reads_every_file_of_merged_events_once(dagbag, filestorage):
+    for name in ("20251020.txt", "20251021.txt"):
+        nas.publish(filestorage / name, name.encode())
+    events = [event(filestorage / name) for name in ("20251020.txt", "20251021.txt", "20251020.txt")]
+    assert [Path(item["path"]).name for item in consume(dagbag, events)] == ["20251020.txt", "20251021.txt"]
+
+
+def test_the_consumer_fails_without_a_file(dagbag, filestorage):
+    with pytest.raises(FileNotFoundError):
+        consume(dagbag, [event(filestorage / "20251020.txt")])
+
+
+def test_the_consumer_fails_without_an_event(dagbag):
+    with pytest.raises(Exception, match="trigger producer_dag"):
+        consume(dagbag, [])
