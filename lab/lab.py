@@ -468,15 +468,13 @@ def kill(host: str) -> None:
 
 
 def power_off(hosts: list[str]) -> None:
-    """Orderly shutdown, all at once; a host that does not end within a minute is cut off."""
-    running = [host for host in hosts if pid_of(host)]
-    for host in running:
-        ssh(host, "systemctl poweroff", timeout=10)
-    deadline = time.monotonic() + 60
-    for host in running:
-        if not wait_until(lambda host=host: not pid_of(host), deadline - time.monotonic()):
-            say(f"{host} does not power off: cutting it off")
-            kill(host)
+    """Orderly shutdown, workers before what they need; a host that does not end within 90 s is cut off."""
+    for host in reversed(hosts):
+        if pid_of(host):
+            ssh(host, "systemctl poweroff", timeout=10)
+            if not wait_until(lambda host=host: not pid_of(host), 90):
+                say(f"{host} does not power off: cutting it off")
+                kill(host)
 
 
 # -- Commands ---------------------------------------------------------------------------------------------------
