@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ def main() -> None:
             sys.exit(f"`{' '.join(command)}` ended with exit code {code}; what it printed is above")
         parts.append((title, time.monotonic() - begin))
 
+    if os.geteuid() != 0 and not shutil.which("sudo"):
+        sys.exit("make demo makes a network namespace, which needs root: run it as root, or install sudo")
     sudo = [] if os.geteuid() == 0 else ["sudo", "--preserve-env=LAB"]
     part("Booting nas1, main1 and edge1", *sudo, sys.executable, str(ROOT / "lab/lab.py"), "up")
     part("Installing everything: ansible-playbook site.yml", "ansible-playbook", "site.yml")

@@ -1,0 +1,110 @@
+"""What cannot work is refused before a host is changed, with the variable, its value and the remedy."""
+
+import os
+import socket
+import subprocess
+import threading
+
+import pytest
+import yaml
+from conftest import ROOT
+from lab import NETWORK
+
+LAB_INVENTORY = ROOT / "inventories/lab"
+
+
+def play(playbook, *arguments, inventory=LAB_INVENTORY / "hosts.yml"):
+    """Run a playbook that has to fail, and return what it said, with line breaks folded."""
+    command = ["ansible-playbook", "-i", str(inventory), str(ROOT / "playbooks" / playbook), *arguments]
+    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)  # noqa: S603
+    assert done.returncode != 0, done.stdout
+    recap = done.stdout.rpartition("PLAY RECAP")[2]
+    assert "changed=0" in recap
+    assert not any(f"changed={n}" in recap for n in range(1, 10)), recap
+    return " ".join(done.stdout.split())
+
+
+@pytest.fixture
+def inventory(tmp_path):
+    """Return a function that writes the lab's inventory with some groups replaced."""
+
+    def write(**groups):
+        hosts = yaml.safe_load((LAB_INVENTORY / "hosts.yml").read_text()) | groups
+        directory = tmp_path / "inventories" / "lab"
+        directory.mkdir(parents=True)
+        (directory / "hosts.yml").write_text(yaml.safe_dump(hosts))
+        (directory / "group_vars").symlink_to(LAB_INVENTORY / "group_vars")
+        (tmp_path / ".lab").symlink_to(ROOT / ".lab")
+        return directory / "hosts.yml"
+
+    return write
+
+
+@pytest.mark.parametrize("group", ["airflow_main", "airflow_edge"])
+def test_an_empty_group(inventory, group):
+    assert f"The group {group} is []" in play("preflight.yml", inventory=inventory(**{group: {"hosts": {}}}))
+
+
+def test_two_workers_of_one_name(inventory):
+    edges = {"hosts": {"edge1": {"airflow_edge_hostname": "w"}, "edge2": {"airflow_edge_hostname": "w"}}}
+    said = play("preflight.yml", inventory=inventory(airflow_edge=edges))
+    assert "airflow_edge_hostname is the same on several hosts: edge1=w, edge2=w" in said
+
+
+@pytest.mark.parametrize("path", ["/edge_worker/v1", "/edge_worker/v1/rpcapi/", ""])
+def test_an_edge_url_that_does_not_end_as_it_has_to(path):
+    said = play("preflight.yml", "-e", f"airflow_edge_api_url=http://main1:8080{path}")
+    assert f"airflow_edge_api_url of edge1 is 'http://main1:8080{path}'" in said.replace("''", "'")
+
+
+def test_a_python_that_is_missing():
+    said = play("preflight.yml", "-e", "airflow_runtime_python=/usr/bin/python3.9")
+    assert "airflow_runtime_python is /usr/bin/python3.9" in said
+
+
+def test_a_clock_that_is_off(edge1):
+    edge1.check_output("date --set '+30 seconds'")
+    try:
+        assert "The clock of edge1 differs from that of main1 by" in play("preflight.yml")
+    finally:
+        edge1.check_output("date --set '-30 seconds'")
+
+
+def test_a_mariadb_server(inventory):
+    """The greeting alone decides, so a listener that sends MariaDB's is enough for this branch."""
+    greeting = b"\x0a5.5.5-10.11.6-MariaDB-0+deb12u1\0" + bytes(40)
+    with socket.create_server((f"{NETWORK}.1", 0)) as server:
+
+        def greet():
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(len(greeting).to_bytes(3, "little") + b"\0" + greeting)
+
+        threading.Thread(target=greet, daemon=True).start()
+        said = play(
+            "preflight.yml",
+            "-e",
+            f"airflow_database_host={NETWORK}.1",
+            "-e",
+            f"airflow_database_port={server.getsockname()[1]}",
+            inventory=inventory(mysql={"hosts": {}}),
+        )
+    assert f"airflow_database_host is {NETWORK}.1, and MariaDB is there" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nas_mount_src=nowhere:/srv"], "the name nowhere is not known here"),
+        (["nas_mount_src=edge1:/srv"], "edge1 does not answer on TCP port 2049"),
+        (["nas_mount_src=nas1:/nothing"], "it refuses the mount. Export /nothing to"),
+        (
+            ["airflow_runtime_uid=12345", "airflow_runtime_gid=12345"],
+            "uid 12345 (airflow_runtime_uid) cannot write there",
+        ),
+    ],
+)
+def test_a_nas_that_cannot_be_used(arguments, message):
+    extra = [word for argument in arguments for word in ("-e", argument)]
+    assert message in play("nas.yml", "--limit", "main1,edge1", *extra)
