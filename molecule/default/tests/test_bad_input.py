@@ -8,6 +8,7 @@ import threading
 import pytest
 import yaml
 from conftest import ROOT
+
 from lab import NETWORK
 
 LAB_INVENTORY = ROOT / "inventories/lab"
