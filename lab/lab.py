@@ -83,6 +83,16 @@ ExecStart=/usr/bin/sh -c 'cat /etc/hostname >/proc/sys/kernel/hostname'
 WantedBy=sysinit.target
 """
 
+# User-mode Linux reboots by running its argv[0] again, with every file still open; its network device would be busy.
+START = """\
+#!/bin/bash
+for fd in /proc/$$/fd/*; do
+    fd=${{fd##*/}}
+    if ((fd > 2 && fd != 255)); then exec {{fd}}>&-; fi
+done
+exec -a "$0" {kernel} "$@"
+"""
+
 
 def die(message: str) -> None:
     sys.exit(f"lab: {message}")
@@ -425,8 +435,11 @@ def boot(host: str) -> None:
         # A disk goes on with the image that it began with, even when a newer one has been built.
         base = Path((STATE / f"{host}.base").read_text().strip())
     (STATE / f"{host}.base").write_text(f"{base}\n")
+    start = STATE / "linux.uml"
+    start.write_text(START.format(kernel=build_kernel() / "linux.uml"))
+    start.chmod(0o755)
     command = [
-        "ip", "netns", "exec", NAMESPACE, build_kernel() / "linux.uml", "seccomp=on", f"mem={HOSTS[host].memory}",
+        "ip", "netns", "exec", NAMESPACE, start, "seccomp=on", f"mem={HOSTS[host].memory}",
         f"ubda={disk},{base}", "root=/dev/ubda", "rw", f"vec0:transport=tap,ifname={host},gro=1",
         f"hostfs={write_seed(host)}", "con=null", "con0=null,fd:1", "ssl=null", "quiet",
         f"uml_dir={STATE}/uml/", f"umid={host}",
