@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Boot the lab: hosts with kernels of their own (user-mode Linux), in a network namespace of their own.
 
-Needs root, Debian's package tools and about 10 GB of disk; no container engine, KVM or kernel NFS. Everything it
+Needs root and Debian's package tools; no container engine, KVM or kernel NFS. Everything it
 makes is below .lab/ in this checkout, in the namespace `airflow-NAME` and in the nftables table `airflow-NAME`;
 `destroy` removes all three. NAME is $LAB (default "demo"), so that the tests' lab never touches the demo's.
 """
