@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-.PHONY: help demo test lint test-dags molecule lock stop clean distclean
+.PHONY: help demo test lint docs test-dags molecule lock stop clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,11 +17,19 @@ demo: .venv/ready  ## boot three hosts on this machine, install everything, run 
 
 test: lint test-dags molecule  ## everything that CI runs
 
-lint: .venv/ready  ## yamllint, ansible-lint, ruff
+lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are the same in defaults, argument_specs and README
 	yamllint --strict .
 	ruff check
 	ruff format --check
+	@mkdir -p .cache; for role in roles/*/; do \
+	    ansible-docsmith validate --config .ansible-docsmith.toml $$role >.cache/docsmith 2>&1 && \
+	    ansible-docsmith generate --config .ansible-docsmith.toml --check $$role >.cache/docsmith 2>&1 || \
+	    { cat .cache/docsmith; echo "$$role: correct what is said above; \`make docs\` writes README.md anew"; exit 1; }; \
+	done
 	ansible-lint --offline --strict
+
+docs: .venv/ready  ## write the table of variables in each role's README.md, from its meta/argument_specs.yml
+	@for role in roles/*/; do ansible-docsmith generate --config .ansible-docsmith.toml $$role; done
 
 test-dags: .venv-dags/ready  ## unit tests of dags/, in the locked environment of an edge host
 	.venv-dags/bin/python -m pytest -p no:cacheprovider tests
