@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-.PHONY: help demo test lint docs test-dags molecule lock stop clean distclean
+.PHONY: help demo test lint docs test-units molecule lock stop clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,7 +15,7 @@ help:  ## this list
 demo: .venv/ready  ## boot three hosts on this machine, install everything, run the pipeline, show what came out
 	@python lab/demo.py
 
-test: lint test-dags molecule  ## everything that CI runs
+test: lint test-units molecule  ## everything that CI runs
 
 lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are the same in defaults, argument_specs and README
 	yamllint --strict .
@@ -31,11 +31,13 @@ lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are th
 docs: .venv/ready  ## write the table of variables in each role's README.md, from its meta/argument_specs.yml
 	@for role in roles/*/; do ansible-docsmith generate --config .ansible-docsmith.toml $$role; done
 
-test-dags: .venv-dags/ready  ## unit tests of dags/, in the locked environment of an edge host
-	.venv-dags/bin/python -m pytest -p no:cacheprovider tests
+test-units: .venv-dags/ready  ## unit tests of roles/ and lab/, and of dags/ in the locked environment of an edge host
+	python -m pytest tests/controller
+	.venv-dags/bin/python -m pytest tests/dags
 
-molecule: .venv/ready  ## the whole site on a lab of its own: check, converge, idempotence, reboot, verify
-	molecule test
+molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on a lab of their own: check, converge, idempotence, reboot, verify
+	@# default leaves its lab to airflow_edge, which needs a main server.
+	@for scenario in default airflow_edge mysql redis nas airflow_dags; do molecule test --scenario-name $$scenario || exit; done
 
 lock: .venv/ready  ## renew the hash-pinned files in requirements/ from the ranges in pyproject.toml
 	for group in uv controller main edge dags-test; do \
@@ -64,6 +66,12 @@ distclean: clean  ## remove the virtualenvs and caches, too
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@.venv/bin/uv pip sync --quiet --python .venv --require-hashes --compile-bytecode requirements/controller.txt
 	@touch $@
+
+# A browser for the tests of the UI.
+/usr/bin/chromedriver:
+	@echo "Installing chromium-driver"
+	@$(SUDO) apt-get update -qq
+	@$(SUDO) DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium-driver >/dev/null
 
 .venv-dags/ready: .venv/ready requirements/dags-test.txt
 	@echo "Making .venv-dags, the environment of an edge host"

@@ -495,8 +495,10 @@ def power_off(hosts: list[str]) -> None:
 
 def up(hosts: list[str]) -> None:
     """Boot the hosts (building images and network first) and wait until they answer on SSH."""
-    if all(pid_of(host) for host in hosts) and all(is_ready(host) for host in hosts):
-        return
+    if all(pid_of(host) for host in hosts):
+        with ThreadPoolExecutor() as asking:
+            if all(asking.map(is_ready, hosts)):
+                return
     shm = shutil.disk_usage("/dev/shm").free  # noqa: S108
     if shm < 4 << 30:
         die(f"the hosts' memory is in /dev/shm, which has {shm >> 20} MB free and needs 4096: remount it larger")
@@ -547,6 +549,15 @@ def restore(hosts: list[str]) -> None:
     up(hosts)
 
 
+def renew(hosts: list[str]) -> None:
+    """Cut the power of hosts, throw their disks away, and boot them as new ones."""
+    cut(hosts)
+    for host in hosts:
+        (STATE / f"{host}.cow").unlink(missing_ok=True)
+        run("ssh-keygen", "-R", address(host), "-f", STATE / "known_hosts", check=False)
+    up(hosts)
+
+
 def status(hosts: list[str]) -> None:
     """Print as JSON which hosts run, and where."""
     print(json.dumps({host: {"address": address(host), "pid": pid_of(host)} for host in hosts}, indent=2))
@@ -558,6 +569,7 @@ COMMANDS = {
     "cut": cut,
     "snapshot": snapshot,
     "restore": restore,
+    "renew": renew,
     "destroy": destroy,
     "status": status,
 }
@@ -569,14 +581,14 @@ def main() -> None:
         description=__doc__, epilog=summary, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("hosts", nargs="*", metavar="host", help=f"default: all of {', '.join(HOSTS)}")
+    parser.add_argument("hosts", nargs="*", metavar="host", help=f"default: $LAB_HOSTS, or all of {', '.join(HOSTS)}")
     arguments = parser.parse_args()
     for host in arguments.hosts:
         if host not in HOSTS:
             die(f"there is no host {host!r}; there are {', '.join(HOSTS)}")
     if arguments.command != "status":
         require_rights()
-    COMMANDS[arguments.command](arguments.hosts or list(HOSTS))
+    COMMANDS[arguments.command](arguments.hosts or os.environ.get("LAB_HOSTS", "").split() or list(HOSTS))
 
 
 if __name__ == "__main__":

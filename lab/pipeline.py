@@ -11,6 +11,16 @@ from datetime import datetime
 ENDED = ("success", "failed")
 
 
+def until(condition, seconds: float = 60, interval: float = 1):
+    """Wait until a condition holds, and return what it returned; raises TimeoutError when it does not."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not so after {seconds:.0f} s: {getattr(condition, '__name__', condition)}")
+        time.sleep(interval)
+    return value
+
+
 class Airflow:
     """A session with the API server of a main host."""
 

@@ -7,9 +7,8 @@ import threading
 
 import pytest
 import yaml
-from conftest import ROOT
 
-from lab import NETWORK
+from lab import NETWORK, ROOT
 
 LAB_INVENTORY = ROOT / "inventories/lab"
 
@@ -62,6 +61,23 @@ def test_an_edge_url_that_does_not_end_as_it_has_to(path):
 def test_a_python_that_is_missing():
     said = play("preflight.yml", "-e", "airflow_runtime_python=/usr/bin/python3.9")
     assert "airflow_runtime_python is /usr/bin/python3.9" in said
+
+
+def test_an_operating_system_that_is_not_supported(edge1):
+    edge1.check_output(
+        "sed 's/^ID=.*/ID=fedora/; s/^NAME=.*/NAME=Fedora/; s/^VERSION_ID=.*/VERSION_ID=41/' /etc/os-release >/run/os"
+    )
+    edge1.check_output("mount --bind /run/os /etc/os-release")
+    try:
+        assert "edge1 runs Fedora 41 with systemd. Use a host with systemd and Debian 12" in play("preflight.yml")
+    finally:
+        edge1.check_output("umount /etc/os-release")
+
+
+def test_a_database_server_that_does_not_answer(inventory):
+    arguments = ("-e", f"airflow_database_host={NETWORK}.1", "-e", "airflow_database_port=1")
+    said = play("preflight.yml", *arguments, inventory=inventory(mysql={"hosts": {}}))
+    assert f"airflow_database_host is {NETWORK}.1, and main1 gets no MySQL greeting from its port 1" in said
 
 
 def test_a_clock_that_is_off(edge1):

@@ -72,12 +72,6 @@ def test_what_one_host_writes_the_other_reads_at_once(main1, edge1):
         edge1.check_output(f"setpriv --reuid=airflow --regid=airflow --clear-groups rm {path}")
 
 
-def test_workers_do_not_run_without_the_nas(main1, edge1):
-    for host, unit in ((main1, "airflow-celery-worker.service"), (edge1, "airflow-edge-worker.service")):
-        assert "opt-airflow-filestorage.mount" in show(host, unit, "Requires")
-        assert "opt-airflow-filestorage.mount" in show(host, unit, "After")
-
-
 def test_the_airflow_user_has_the_same_numbers_everywhere(main1, edge1):
     for host in (main1, edge1):
         user = host.user("airflow")
@@ -110,13 +104,6 @@ def test_airflow_starts_from_bytecode(main1, edge1):
     for host in (main1, edge1):
         pattern = "/opt/airflow/venv/lib/python3*/site-packages/airflow/__pycache__/settings.*.pyc"
         assert host.run(f"ls {pattern}").rc == 0
-
-
-def test_a_drain_reaches_the_worker_alone(edge1):
-    unit = "airflow-edge-worker.service"
-    assert show(edge1, unit, "KillMode") == "mixed"
-    assert show(edge1, unit, "KillSignal") == "2"
-    assert show(edge1, unit, "Restart") == "on-failure"
 
 
 def test_the_edge_worker_is_healthy_in_the_ui(airflow):

@@ -1,16 +1,10 @@
 """Connections to the lab's hosts, a session with Airflow's API, and journals when a test fails."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import testinfra
 
-ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "lab"))
-
-from lab import HOSTS, SSH_CONFIG, STATE, address  # noqa: E402
-from pipeline import Airflow, run_pipeline  # noqa: E402
+from lab import HOSTS, SSH_CONFIG, STATE, address, pid_of
+from pipeline import Airflow, run_pipeline
 
 
 def connect(name):
@@ -43,11 +37,12 @@ def outcome(airflow):
     return run_pipeline(airflow)
 
 
-@pytest.hookimpl(hookwrapper=True)
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """Append what failed on the hosts to the report of a failed test."""
-    report = (yield).get_result()
+    report = yield
     if report.failed:
-        for name in HOSTS:
+        for name in filter(pid_of, HOSTS):
             command = "systemctl --failed --no-legend --plain; journalctl --priority warning --lines 15 --no-pager"
             report.sections.append((f"journal of {name}", connect(name).run(command).stdout))
+    return report

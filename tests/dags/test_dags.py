@@ -1,14 +1,19 @@
 """What dags/ does, apart from the hosts: the day of a run, whole files, and that every file imports on an edge host."""
 
-from datetime import UTC, date, datetime
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from conftest import DAGS
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.timetables.base import TimeRestriction
 
 import nas
+
+DAGS = Path(__file__).resolve().parents[2] / "dags"
 
 
 @pytest.fixture
@@ -78,6 +83,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(filestorage, mo
     assert [p.name for p in filestorage.iterdir()] == ["20251020.txt"]
 
 
+def test_a_writer_that_is_killed_half_way_leaves_the_old_file(filestorage):
+    path = filestorage / "20251020.txt"
+    nas.publish(path, b"old\n")
+    # It dies when half of the content is written, before the file has its name.
+    program = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); import nas; from pathlib import Path;"
+        "nas.os.fsync = lambda _: os.kill(os.getpid(), 9); nas.publish(Path(sys.argv[2]), b'half')"
+    )
+    done = subprocess.run([sys.executable, "-c", program, DAGS, path], check=False)  # noqa: S603
+    assert done.returncode == -9
+    assert nas.read(path) == b"old\n"
+
+
 def test_a_missing_an_empty_and_a_foreign_file_are_errors(filestorage):
     with pytest.raises(FileNotFoundError):
         nas.read(filestorage / "20251020.txt")
@@ -86,6 +104,48 @@ def test_a_missing_an_empty_and_a_foreign_file_are_errors(filestorage):
         nas.read(filestorage / "20251020.txt")
     with pytest.raises(ValueError, match="not on the NAS"):
         nas.read(filestorage / "../../etc/passwd")
+
+
+@pytest.fixture
+def produce(dagbag, filestorage, monkeypatch):
+    """Return a function that runs the edge task, and returns what it told its asset event."""
+    function = dagbag.dags["producer_dag"].get_task("task_for_edge_worker").python_callable
+    monkeypatch.setitem(function.__globals__, "FILESTORAGE", filestorage)
+
+    def produce(logical_date, run_after):
+        events = {nas.nas_filestorage: SimpleNamespace(extra=None)}
+        function(dag_run=SimpleNamespace(run_after=run_after), logical_date=logical_date, outlet_events=events)
+        return events[nas.nas_filestorage].extra
+
+    return produce
+
+
+def test_a_backfill_writes_a_file_for_each_of_its_days(dagbag, produce):
+    """All of its runs start now; each means the day of its logical date."""
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    days = [datetime(2025, 12, 29, 21, 0, tzinfo=UTC) + timedelta(days=number) for number in range(5)]
+    extras = [produce(day, now) for day in days]
+    names = ["20251230.txt", "20251231.txt", "20260101.txt", "20260102.txt", "20260103.txt"]
+    assert [Path(extra["path"]).name for extra in extras] == names
+    assert [item["lines"][0] for item in consume(dagbag, [SimpleNamespace(extra=extra) for extra in extras])] == [
+        f"date={name[:4]}-{name[4:6]}-{name[6:8]}" for name in names
+    ]
+
+
+def test_a_run_that_is_repeated_on_another_day_writes_the_same_file_again(produce, filestorage):
+    day = datetime(2025, 10, 19, 21, 0, tzinfo=UTC)
+    assert produce(day, day) == produce(day, day + timedelta(days=3))
+    assert [path.name for path in filestorage.iterdir()] == ["20251020.txt"]
+
+
+def test_the_producer_runs_at_six_in_the_morning_of_its_zone(dagbag):
+    # As the scheduler sees it.
+    timetable = DagSerialization.from_dict(DagSerialization.to_dict(dagbag.dags["producer_dag"])).timetable
+    run = timetable.next_dagrun_info(
+        last_automated_data_interval=None,
+        restriction=TimeRestriction(earliest=datetime(2025, 10, 20, tzinfo=nas.TIME_ZONE), latest=None, catchup=True),
+    )
+    assert run.logical_date.astimezone(UTC) == datetime(2025, 10, 19, 21, 0, tzinfo=UTC)
 
 
 def consume(dagbag, events):

@@ -1,0 +1,55 @@
+"""The role airflow_edge on a new host without a NAS, after it had been run with another name and another queue."""
+
+import pytest
+
+from pipeline import until
+
+UNIT = "airflow-edge-worker.service"
+
+
+@pytest.fixture
+def workers(airflow):
+    def workers():
+        return {worker["worker_name"]: worker for worker in airflow.call("GET", "/edge_worker/ui/worker")["workers"]}
+
+    return workers
+
+
+def test_it_runs_now_and_at_boot(edge1):
+    assert edge1.service(UNIT).is_running
+    assert edge1.service(UNIT).is_enabled
+
+
+def test_the_main_server_knows_it_by_its_new_name_and_queues(workers):
+    worker = until(lambda: (w := workers()["alone"])["state"] == "idle" and w)
+    assert sorted(worker["queues"]) == ["alone_queue", "another_queue"]
+    assert worker["sysinfo"]["concurrency"] == 2
+
+
+def test_its_old_name_does_not_work_any_more(workers):
+    assert until(lambda: workers()["before"]["state"] in ("offline", "unknown"))
+
+
+def test_a_setting_that_is_no_longer_set_is_gone(edge1):
+    since = edge1.check_output(f"systemctl show --property=ActiveEnterTimestamp --value {UNIT}")
+    assert "DEBUG" not in edge1.check_output(f"journalctl --unit {UNIT} --since '{since}'")
+
+
+def test_it_comes_back_after_a_crash(edge1, workers):
+    """Its name is taken for five heartbeats; until then the main server refuses it, and it tries again."""
+    before = edge1.check_output(f"systemctl show --property=MainPID --value {UNIT}")
+    edge1.check_output(f"systemctl kill --signal=KILL --kill-whom=all {UNIT}")
+    until(lambda: edge1.file("/run/airflow-edge-worker/worker.pid").exists and edge1.service(UNIT).is_running, 180)
+    assert edge1.check_output(f"systemctl show --property=MainPID --value {UNIT}") != before
+    assert until(lambda: workers()["alone"]["state"] == "idle", 60)
+
+
+def test_a_stop_tells_the_main_server(edge1, workers):
+    edge1.check_output(f"systemctl stop {UNIT}")
+    try:
+        assert until(lambda: workers()["alone"]["state"] == "offline")
+        # A crash would look different: exit code 0 is an orderly end.
+        assert edge1.check_output(f"systemctl show --property=Result --value {UNIT}") == "success"
+    finally:
+        edge1.check_output(f"systemctl start {UNIT}")
+    assert until(lambda: workers()["alone"]["state"] == "idle", 60)

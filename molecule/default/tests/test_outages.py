@@ -1,0 +1,118 @@
+"""DAGs of other people, and what becomes of their tasks when something stops, restarts or is away."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab import ROOT, ssh
+from pipeline import until
+
+EDGE = "airflow-edge-worker.service"
+CELERY = "airflow-celery-worker.service"
+MOUNT = "opt-airflow-filestorage.mount"
+
+
+def sync(source):
+    command = ["ansible-playbook", "playbooks/dags.yml", "-e", f"airflow_dags_src={source}"]
+    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)  # noqa: S603
+
+
+@pytest.fixture(scope="module", autouse=True)
+def foreign_dags(airflow, tmp_path_factory):
+    """The project's DAGs with those of other people dropped into the same directory, and synced."""
+    directory = tmp_path_factory.mktemp("site") / "dags"
+    shutil.copytree(ROOT / "dags", directory)
+    shutil.copytree(Path(__file__).parents[1] / "dags", directory, dirs_exist_ok=True)
+    sync(directory)
+    for dag in ("foreign_slow", "foreign_classic"):
+        airflow.unpause(dag)
+    yield
+    sync(ROOT / "dags")
+
+
+@pytest.fixture
+def slow(airflow):
+    """Start a run of two slow tasks, and return it when both are running."""
+
+    def slow(seconds):
+        body = {"logical_date": None, "conf": {"seconds": seconds}}
+        run = airflow.call("POST", "/api/v2/dags/foreign_slow/dagRuns", body)
+        for name in ("slow_on_edge", "slow_on_celery"):
+            until(lambda name=name: airflow.task(run, name)["state"] == "running")
+        return run
+
+    return slow
+
+
+def first_tries(airflow, run):
+    """States of both tasks, which had no second try."""
+    tasks = [airflow.task(run, name) for name in ("slow_on_edge", "slow_on_celery")]
+    assert [task["try_number"] for task in tasks] == [1, 1]
+    return [task["state"] for task in tasks]
+
+
+def test_operators_and_a_directory_of_their_own_on_the_nas(airflow):
+    run = airflow.follow(airflow.call("POST", "/api/v2/dags/foreign_classic/dagRuns", {"logical_date": None}))
+    assert run["state"] == "success"
+    assert airflow.result(run, "load") == "edge1\nairflow"
+
+
+def test_modules_beside_a_dag_and_the_executor_by_its_full_name(airflow, slow):
+    run = airflow.follow(slow(1))
+    assert airflow.result(run, "slow_on_edge") == "hello from edge"
+    assert airflow.task(run, "slow_on_edge")["hostname"] == "edge1"
+    assert airflow.result(run, "slow_on_celery") == "hello from celery"
+
+
+def test_a_stop_lets_running_tasks_end(airflow, slow, main1, edge1):
+    run = slow(15)
+    edge1.check_output(f"systemctl stop {EDGE}")
+    main1.check_output(f"systemctl stop {CELERY}")
+    try:
+        assert first_tries(airflow, airflow.follow(run)) == ["success", "success"]
+    finally:
+        edge1.check_output(f"systemctl start {EDGE}")
+        main1.check_output(f"systemctl start {CELERY}")
+
+
+def test_tasks_outlive_a_restart_of_the_api_server(airflow, slow, main1):
+    run = slow(45)
+    main1.check_output("systemctl restart airflow-api-server.service")
+    until(lambda: main1.run("curl --silent --fail http://127.0.0.1:8080/api/v2/version").rc == 0, 120)
+    assert first_tries(airflow, airflow.follow(run)) == ["success", "success"]
+    log = airflow.log(run, "slow_on_edge")
+    assert all(f"edge second {second}" in log for second in range(45))
+
+
+def test_workers_do_not_run_without_the_nas_and_come_back_with_it(nas1, main1, edge1):
+    nas1.check_output("systemctl stop nfs-server.service")
+    hosts = [(main1, CELERY), (edge1, EDGE)]
+    try:
+        for host, unit in hosts:
+            # As at boot: the share is not there, and somebody starts the worker.
+            host.check_output(f"systemctl stop {unit}; umount --force --lazy /opt/airflow/filestorage")
+            host.check_output(f"systemctl start --no-block {unit}")
+        for host, unit in hosts:
+            until(lambda host=host: host.run(f"systemctl is-active {MOUNT}").stdout.strip() == "activating")
+            assert host.run(f"systemctl is-active {unit}").stdout.strip() == "inactive"
+    finally:
+        nas1.check_output("systemctl start nfs-server.service")
+    for host, unit in hosts:
+        until(lambda host=host, unit=unit: host.service(unit).is_running, 180)
+        assert host.mount_point("/opt/airflow/filestorage").exists
+
+
+def test_the_edge_worker_comes_back_after_a_reboot_of_the_main_server_alone(airflow, main1, edge1):
+    ssh("main1", "systemctl reboot")
+    until(lambda: ssh("main1", "systemctl is-system-running --wait").stdout.strip() == "running", 240, 5)
+    until(lambda: main1.run("curl --silent --fail http://127.0.0.1:8080/api/v2/version").rc == 0, 180)
+    until(lambda: worker(airflow)["state"] in ("idle", "running"), 180)
+    assert edge1.service(EDGE).is_running
+
+
+def worker(airflow):
+    return airflow.call("GET", "/edge_worker/ui/worker")["workers"][0]

@@ -1,0 +1,66 @@
+"""The role mysql alone, after it had been run with another port, address, password and privileges."""
+
+import shlex
+import socket
+
+import pytest
+
+from lab import address
+
+PASSWORD = 'it\'s "new" $x %s'  # noqa: S105 - of a host that lives for minutes
+
+
+@pytest.fixture
+def ask(main1):
+    """Ask as the account airflow, as Airflow would: over TCP, with its password."""
+
+    def ask(query, password=PASSWORD):
+        arguments = "--host=127.0.0.1 --user=airflow --batch --skip-column-names"
+        return main1.run(f"MYSQL_PWD={shlex.quote(password)} mysql {arguments} --execute={shlex.quote(query)}")
+
+    return ask
+
+
+def test_it_is_mysql_not_mariadb(ask):
+    version = ask("SELECT VERSION(), @@version_comment").stdout
+    assert int(version.split(".")[0]) >= 8
+    assert "MariaDB" not in version
+
+
+def test_it_runs_now_and_at_boot(main1):
+    assert main1.service("mysql.service").is_running
+    assert main1.service("mysql.service").is_enabled
+
+
+@pytest.mark.parametrize("port", [3306, 3307, 33060])
+def test_strangers_do_not_reach_it(port):
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection((address("main1"), port), timeout=5)
+
+
+def test_the_new_password_counts_and_the_old_does_not(ask):
+    assert ask("SELECT 1").rc == 0
+    assert "Access denied" in ask("SELECT 1", "the old one").stderr
+
+
+def test_the_account_has_its_schema_and_no_other(ask):
+    assert ask("CREATE TABLE airflow.t (a INT); DROP TABLE airflow.t").rc == 0
+    assert "denied" in ask("CREATE TABLE feeds.t (a INT)").stderr
+    assert "denied" in ask("SELECT * FROM mysql.user").stderr
+
+
+def test_schemas_keep_every_character(ask):
+    query = "SELECT default_character_set_name, default_collation_name FROM information_schema.schemata"
+    assert ask(f"{query} WHERE schema_name = 'airflow'").stdout.split() == ["utf8mb4", "utf8mb4_unicode_ci"]
+
+
+def test_settings_that_are_no_longer_set_are_gone(ask):
+    assert ask("SELECT @@max_connections").stdout.strip() == "151"
+
+
+def test_nobody_logs_in_without_a_password(main1):
+    for user in ("root", "airflow", "nobody"):
+        done = main1.run(
+            f"setpriv --reuid=nobody --clear-groups mysql --host=127.0.0.1 --user={user} --execute='SELECT 1'"
+        )
+        assert "denied" in done.stderr
