@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-.PHONY: help demo test lint docs test-units molecule lock stop clean distclean
+.PHONY: help demo test lint docs test-units molecule prove lock stop clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on a lab 
 	@# default leaves its lab to airflow_edge, which needs a main server.
 	@for scenario in default airflow_edge mysql redis nas airflow_dags; do molecule test --scenario-name $$scenario || exit; done
 
+prove: .venv/ready  ## break a converged lab on purpose, in every way of molecule/default/breaks.yml: the checks have to notice
+	LAB=prove python lab/prove.py '$(BREAKS)'
+
 lock: .venv/ready  ## renew the hash-pinned files in requirements/ from the ranges in pyproject.toml
 	for group in uv controller main edge dags-test; do \
 	    uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -51,6 +54,7 @@ stop: .venv/ready  ## shut the demo's hosts down; `make demo` boots them again
 clean:  ## remove the labs: hosts, disks, images, namespaces, NAT rules
 	$(SUDO) LAB=demo $(PYTHON) lab/lab.py destroy
 	$(SUDO) LAB=test $(PYTHON) lab/lab.py destroy
+	$(SUDO) LAB=prove $(PYTHON) lab/lab.py destroy
 	$(SUDO) rm -rf .lab
 
 distclean: clean  ## remove the virtualenvs and caches, too

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from lab import ROOT, SSH_CONFIG, STATE, address, ssh
+from lab import ROOT, SSH_CONFIG, STATE, address, as_root, ssh
 from pipeline import Airflow, run_pipeline, seconds
 
 
@@ -25,8 +25,7 @@ def main() -> None:
 
     if os.geteuid() != 0 and not shutil.which("sudo"):
         sys.exit("make demo makes a network namespace, which needs root: run it as root, or install sudo")
-    sudo = [] if os.geteuid() == 0 else ["sudo", "--preserve-env=LAB"]
-    part("Booting nas1, main1 and edge1", *sudo, sys.executable, str(ROOT / "lab/lab.py"), "up")
+    part("Booting nas1, main1 and edge1", *as_root("up"))
     part("Installing everything: ansible-playbook site.yml", "ansible-playbook", "site.yml")
 
     print("\n== Running the pipeline", flush=True)

@@ -490,6 +490,12 @@ def power_off(hosts: list[str]) -> None:
                 kill(host)
 
 
+def as_root(*arguments: str) -> list[str]:
+    """Command line that runs this program with the rights that it needs."""
+    sudo = [] if os.geteuid() == 0 else ["sudo", "--preserve-env=LAB,LAB_HOSTS"]
+    return [*sudo, sys.executable, __file__, *arguments]
+
+
 # -- Commands ---------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,98 @@
+"""`make prove`: break a converged lab on purpose, one break at a time, and see that the checks catch each of them.
+
+The breaks are in molecule/default/breaks.yml; `make prove BREAKS='NAS|Redis'` takes those whose name matches.
+A host that was broken goes back to its snapshot.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+
+import yaml
+
+from lab import HOSTS, ROOT, STATE, address, as_root, ssh
+from pipeline import Airflow, run_pipeline, until
+
+CHECKS = [f"molecule/default/tests/test_{name}.py" for name in ("site", "outages")]
+
+
+def airflow() -> Airflow:
+    return Airflow(f"http://{address('main1')}:8080", "admin", (STATE / "secrets/admin_password").read_text())
+
+
+def lab(*arguments: str) -> None:
+    subprocess.run(as_root(*arguments), check=True)  # noqa: S603 - arguments are ours
+
+
+def settled() -> bool:
+    """Every component of the site is healthy, and the edge worker waits for tasks."""
+    try:
+        session = airflow()
+        health = session.call("GET", "/api/v2/monitor/health")
+        workers = session.call("GET", "/edge_worker/ui/worker")["workers"]
+    except (OSError, RuntimeError):
+        return False
+    parts = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+    return (
+        all(health[part]["status"] == "healthy" for part in parts)
+        and [worker["state"] for worker in workers] == ["idle"]
+        and ssh("edge1", "test -e /run/airflow-edge-worker/worker.pid").returncode == 0
+    )
+
+
+def check() -> tuple[bool, str, str]:
+    """Run the checks up to the first that fails: whether one did, its name, and all that it said."""
+    command = [sys.executable, "-m", "pytest", "--exitfirst", "--quiet", "--tb=short", *CHECKS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # noqa: S603 - arguments are ours
+    failed = re.search(r"^(?:FAILED|ERROR) \S+::(\S+)", done.stdout, re.MULTILINE)
+    return done.returncode == 1, failed[1] if failed else "nothing", done.stdout + done.stderr
+
+
+def main() -> None:
+    pattern = sys.argv[1] if len(sys.argv) > 1 else ""
+    breaks = yaml.safe_load((ROOT / "molecule/default/breaks.yml").read_text())
+    chosen = [item for item in breaks if re.search(pattern, item["name"], re.IGNORECASE)]
+    if not chosen:
+        sys.exit(f"BREAKS={pattern}: no break of molecule/default/breaks.yml has such a name")
+    if all((STATE / f"{host}.cow.snapshot").exists() for host in HOSTS):
+        lab("restore")
+    subprocess.run(["ansible-playbook", "site.yml"], cwd=ROOT, check=True)  # noqa: S607
+    until(settled, 300)
+    run_pipeline(airflow())
+    print("The lab is converged, and the pipeline has run. Keeping its disks.", flush=True)
+    lab("snapshot")
+
+    rows = []
+    for number, item in enumerate(chosen, 1):
+        until(settled, 300)
+        begin = time.monotonic()
+        print(f"{number}/{len(chosen)} {item['name']} ... ", end="", flush=True)
+        key = (STATE / "secrets/fernet_key").read_text()
+        done = ssh(item["host"], f"FERNET_KEY='{key}'; {item['do']}", timeout=300)
+        if done.returncode:
+            sys.exit(f"could not break {item['host']}: {done.stdout}")
+        failed, test, output = check()
+        said = re.search(f".*(?:{item['says']}).*", output)
+        caught = bool(failed and said)
+        message = said[0].strip() if said else f"it did not say {item['says']!r}"
+        rows.append((item["name"], test, message, caught))
+        print(f"{'caught' if caught else 'NOT CAUGHT'} by {test} in {time.monotonic() - begin:.0f} s", flush=True)
+        if not caught:
+            (ROOT / ".cache").mkdir(exist_ok=True)
+            (ROOT / f".cache/prove-{number}.log").write_text(output)
+            print(f"    what the checks said is in .cache/prove-{number}.log")
+        lab("restore", item["host"])
+
+    print(f"\n{'break':58} {'caught by':60} message")
+    for name, test, said, _ in rows:
+        print(f"{name:58} {test[:60]:60} {said[:140]}")
+    missed = [name for name, _, _, caught in rows if not caught]
+    print(f"\n{len(rows) - len(missed)} of {len(rows)} breaks were caught.")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
