@@ -49,12 +49,10 @@ lock: .venv/ready  ## renew the hash-pinned files in requirements/ from the rang
 	done
 
 stop: .venv/ready  ## shut the demo's hosts down; `make demo` boots them again
-	$(SUDO) .venv/bin/python lab/lab.py stop
+	python lab/lab.py stop
 
 clean:  ## remove the labs: hosts, disks, images, namespaces, NAT rules
-	$(SUDO) LAB=demo $(PYTHON) lab/lab.py destroy
-	$(SUDO) LAB=test $(PYTHON) lab/lab.py destroy
-	$(SUDO) LAB=prove $(PYTHON) lab/lab.py destroy
+	for lab in demo test prove; do LAB=$$lab $(PYTHON) lab/lab.py destroy; done
 	$(SUDO) rm -rf .lab
 
 distclean: clean  ## remove the virtualenvs and caches, too

@@ -29,12 +29,16 @@ STATE = ROOT / ".lab" / NAME
 IMAGES = ROOT / ".lab" / "images"
 NAMESPACE = f"airflow-{NAME}"
 OWNER = Path(f"/run/{NAMESPACE}.owner")
+FORWARDING_WAS_OFF = Path("/run/airflow-lab-forwarding-was-off")
 SSH_CONFIG = STATE / "ssh_config"
 
 # A /24 for each lab; .1 is this machine, which routes and masquerades for the hosts.
 NETWORK = "10.113.{}".format({"demo": 0, "test": 1}.get(NAME, 2 + zlib.crc32(NAME.encode()) % 250))
 # An interface name has 15 bytes at most: the lab's number, not its name.
 VETH = f"aflab{NETWORK.rsplit('.', 1)[1]}"
+
+# What `sudo` has to leave of the caller's environment.
+ENVIRONMENT = ["LAB", "LAB_HOSTS", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"]
 
 PACKAGES = ["mmdebstrap", "patchelf", "e2fsprogs", "iproute2", "nftables", "openssh-client"]
 
@@ -118,8 +122,12 @@ def run(*command: str | Path, **options) -> subprocess.CompletedProcess:
 
 
 def require_rights() -> None:
-    if os.geteuid() != 0:
-        die("making a network namespace and booting hosts needs root: run it as root or with sudo")
+    """Go on as root."""
+    if os.geteuid() == 0:
+        return
+    if not shutil.which("sudo"):
+        die("making a network namespace and booting hosts needs root: run it as root, or install sudo")
+    os.execvp("sudo", ["sudo", f"--preserve-env={','.join(ENVIRONMENT)}", sys.executable, *sys.argv])  # noqa: S606, S607
 
 
 def install_packages() -> None:
@@ -157,7 +165,7 @@ def certificates() -> list[Path]:
 
 def python_index() -> str:
     """The package index that this machine's pip or uv is set to; empty for their default."""
-    for variable in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
+    for variable in ENVIRONMENT[2:]:
         if os.environ.get(variable):
             return os.environ[variable]
     answer = run(
@@ -323,7 +331,7 @@ def make_network() -> None:
         run(*inside, "link", "set", host, "up")
     forwarding = Path("/proc/sys/net/ipv4/ip_forward")
     if forwarding.read_text().strip() == "0":
-        (STATE / "ip_forward_was_off").touch()
+        FORWARDING_WAS_OFF.touch()
         forwarding.write_text("1\n")
     rules = f"""
         table ip {NAMESPACE} {{
@@ -343,9 +351,10 @@ def remove_network() -> None:
     run("ip", "link", "delete", VETH, check=False)
     run("ip", "netns", "delete", NAMESPACE)
     OWNER.unlink()
-    others = [path for path in Path("/run").glob("airflow-*.owner") if path != OWNER]
-    if (STATE / "ip_forward_was_off").exists() and not others:
+    # The last lab leaves the machine as the first one found it.
+    if FORWARDING_WAS_OFF.exists() and not list(Path("/run").glob("airflow-*.owner")):
         Path("/proc/sys/net/ipv4/ip_forward").write_text("0\n")
+        FORWARDING_WAS_OFF.unlink()
 
 
 # -- Hosts ------------------------------------------------------------------------------------------------------
@@ -488,12 +497,6 @@ def power_off(hosts: list[str]) -> None:
             if not wait_until(lambda host=host: not pid_of(host), 90):
                 say(f"{host} does not power off: cutting it off")
                 kill(host)
-
-
-def as_root(*arguments: str) -> list[str]:
-    """Command line that runs this program with the rights that it needs."""
-    sudo = [] if os.geteuid() == 0 else ["sudo", "--preserve-env=LAB,LAB_HOSTS"]
-    return [*sudo, sys.executable, __file__, *arguments]
 
 
 # -- Commands ---------------------------------------------------------------------------------------------------

@@ -38,7 +38,9 @@ class Airflow:
         data = None if body is None else json.dumps(body).encode()
         try:
             with urllib.request.urlopen(request, data, timeout=30) as answer:  # noqa: S310
-                return json.load(answer)
+                text = answer.read()
+                # A DELETE has no answer.
+                return json.loads(text) if text else {}
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"{method} {path}: {error.code} {error.read().decode()[:500]}") from error
 

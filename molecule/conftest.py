@@ -3,7 +3,7 @@
 import pytest
 import testinfra
 
-from lab import HOSTS, SSH_CONFIG, STATE, address, pid_of
+from lab import HOSTS, SSH_CONFIG, STATE, address, pid_of, ssh
 from pipeline import Airflow, run_pipeline
 
 
@@ -39,10 +39,11 @@ def outcome(airflow):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Append what failed on the hosts to the report of a failed test."""
+    """Append to the report of a failed test what the hosts' journals say."""
     report = yield
     if report.failed:
+        units = "--unit 'airflow-*' --unit mysql --unit redis-server --unit nfs-server --unit '*.mount'"
+        command = f"systemctl --failed --no-legend --plain; journalctl --no-pager --lines 60 --output short {units}"
         for name in filter(pid_of, HOSTS):
-            command = "systemctl --failed --no-legend --plain; journalctl --priority warning --lines 15 --no-pager"
-            report.sections.append((f"journal of {name}", connect(name).run(command).stdout))
+            report.sections.append((f"journal of {name}", ssh(name, command).stdout))
     return report

@@ -6,7 +6,7 @@ set -u
 src=$1 uid=$2 gid=$3 vers=$4
 server=${src%%:*}
 
-address=$(getent ahostsv4 "$server" | awk '{ print $1; exit }')
+address=$({ getent ahostsv4 "$server" || getent ahosts "$server"; } | awk '{ print $1; exit }')
 [ -n "$address" ] || exit 11
 timeout 5 python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], 2049), 4)' "$address" 2>/dev/null || exit 12
 directory=$(mktemp -d)

@@ -22,6 +22,23 @@ def show(host, unit, name):
     return host.check_output(f"systemctl show --property={name} --value {unit}")
 
 
+def test_main_and_edge_agree_on_every_option_that_both_have(main1, edge1):
+    main, edge = (settings(host) for host in (main1, edge1))
+    for name in sorted(main.keys() & edge.keys() - {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL"}):
+        # The values are not shown, for some are secrets.
+        assert main[name] == edge[name], f"{name} differs between main1 and edge1"
+    assert edge["AIRFLOW__CORE__EXECUTOR"] == "CeleryExecutor,airflow.providers.edge3.executors.EdgeExecutor"
+
+
+def test_others_cannot_read_the_settings(main1, edge1):
+    for host in (main1, edge1):
+        environment = host.file("/etc/airflow/airflow.env")
+        assert (environment.path, environment.user, environment.group, environment.mode) == (
+            "/etc/airflow/airflow.env", "root", "airflow", 0o640,
+        )  # fmt: skip
+        assert host.run("setpriv --reuid=nobody --clear-groups cat /etc/airflow/airflow.env").rc != 0
+
+
 @pytest.mark.parametrize("unit", [*(f"airflow-{name}.service" for name in MAIN_UNITS), "airflow.target"])
 def test_main_runs_every_component_now_and_at_boot(main1, unit):
     assert main1.service(unit).is_running
@@ -33,6 +50,22 @@ def test_main_runs_every_component_now_and_at_boot(main1, unit):
 def test_edge_runs_the_worker_now_and_at_boot(edge1, unit):
     assert edge1.service(unit).is_running
     assert edge1.service(unit).is_enabled
+
+
+@pytest.mark.parametrize(
+    ("host", "unit"),
+    [
+        ("nas1", "nfs-server.service"),
+        ("main1", "mysql.service"),
+        ("main1", "redis-server.service"),
+        ("main1", "opt-airflow-filestorage.mount"),
+        ("edge1", "opt-airflow-filestorage.mount"),
+    ],
+)
+def test_what_they_need_runs_now_and_at_boot(request, host, unit):
+    service = request.getfixturevalue(host).service(unit)
+    assert service.is_enabled
+    assert service.is_running
 
 
 def test_nothing_failed_on_any_host(nas1, main1, edge1):
@@ -98,23 +131,6 @@ def test_the_clocks_agree(nas1, main1, edge1):
         assert abs(ahead) < 5, f"the clock of {name} is {ahead:.0f} s ahead"
 
 
-def test_main_and_edge_agree_on_every_option_that_both_have(main1, edge1):
-    main, edge = (settings(host) for host in (main1, edge1))
-    for name in sorted(main.keys() & edge.keys() - {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL"}):
-        # The values are not shown, for some are secrets.
-        assert main[name] == edge[name], f"{name} differs between main1 and edge1"
-    assert edge["AIRFLOW__CORE__EXECUTOR"] == "CeleryExecutor,airflow.providers.edge3.executors.EdgeExecutor"
-
-
-def test_others_cannot_read_the_settings(main1, edge1):
-    for host in (main1, edge1):
-        environment = host.file("/etc/airflow/airflow.env")
-        assert (environment.path, environment.user, environment.group, environment.mode) == (
-            "/etc/airflow/airflow.env", "root", "airflow", 0o640,
-        )  # fmt: skip
-        assert host.run("setpriv --reuid=nobody --clear-groups cat /etc/airflow/airflow.env").rc != 0
-
-
 def test_the_airflow_user_has_the_same_numbers_everywhere(main1, edge1):
     for host in (main1, edge1):
         user = host.user("airflow")
@@ -136,7 +152,9 @@ def test_an_edge_host_knows_one_secret(edge1):
 
 
 def test_an_edge_host_has_neither_celery_nor_a_mysql_driver_nor_a_compiler(edge1):
-    packages = edge1.check_output("/opt/airflow/uv/bin/uv pip list --python /opt/airflow/venv --format freeze").lower()
+    packages = edge1.check_output(
+        "/opt/airflow/uv-*/bin/uv pip list --python /opt/airflow/venv --format freeze"
+    ).lower()
     names = {line.partition("==")[0] for line in packages.splitlines()}
     assert "apache-airflow-providers-edge3" in names
     assert not names & {"celery", "mysqlclient", "pymysql", "redis", "apache-airflow-providers-celery"}

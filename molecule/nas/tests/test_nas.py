@@ -21,6 +21,11 @@ def test_the_share_is_mounted_now_and_at_boot(edge1):
     assert edge1.service(UNIT).is_enabled
 
 
+def test_the_path_before_is_not_mounted(edge1):
+    assert not edge1.mount_point("/srv/nas-before").exists
+    assert "nas-before" not in edge1.check_output("systemctl list-unit-files --no-legend '*.mount'")
+
+
 def test_options_are_the_new_ones(edge1):
     options = edge1.mount_point(PATH).options
     assert {"rw", "vers=4.2", "hard", "lookupcache=pos", "nosuid", "nodev", "noexec", "noatime"} <= set(options)
