@@ -39,7 +39,7 @@ molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on a lab 
 	@# default leaves its lab to airflow_edge, which needs a main server.
 	@for scenario in default airflow_edge mysql redis nas airflow_dags; do molecule test --scenario-name $$scenario || exit; done
 
-prove: .venv/ready  ## break a converged lab on purpose, in every way of molecule/default/breaks.yml: the checks have to notice
+prove: .venv/ready  ## break a converged lab on purpose, in every way of lab/breaks.yml: the checks have to notice
 	LAB=prove python lab/prove.py '$(BREAKS)'
 
 lock: .venv/ready  ## renew the hash-pinned files in requirements/ from the ranges in pyproject.toml

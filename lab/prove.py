@@ -1,6 +1,6 @@
 """`make prove`: break a converged lab on purpose, one break at a time, and see that the checks catch each of them.
 
-The breaks are in molecule/default/breaks.yml; `make prove BREAKS='NAS|Redis'` takes those whose name matches.
+The breaks are in lab/breaks.yml; `make prove BREAKS='NAS|Redis'` takes those whose name matches.
 A host that was broken goes back to its snapshot.
 """
 
@@ -53,10 +53,10 @@ def check() -> tuple[bool, str, str]:
 
 def main() -> None:
     pattern = sys.argv[1] if len(sys.argv) > 1 else ""
-    breaks = yaml.safe_load((ROOT / "molecule/default/breaks.yml").read_text())
+    breaks = yaml.safe_load((ROOT / "lab/breaks.yml").read_text())
     chosen = [item for item in breaks if re.search(pattern, item["name"], re.IGNORECASE)]
     if not chosen:
-        sys.exit(f"BREAKS={pattern}: no break of molecule/default/breaks.yml has such a name")
+        sys.exit(f"BREAKS={pattern}: no break of lab/breaks.yml has such a name")
     if all((STATE / f"{host}.cow.snapshot").exists() for host in HOSTS):
         lab("restore")
     subprocess.run(["ansible-playbook", "site.yml"], cwd=ROOT, check=True)  # noqa: S607

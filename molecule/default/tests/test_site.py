@@ -152,9 +152,8 @@ def test_an_edge_host_knows_one_secret(edge1):
 
 
 def test_an_edge_host_has_neither_celery_nor_a_mysql_driver_nor_a_compiler(edge1):
-    packages = edge1.check_output(
-        "/opt/airflow/uv-*/bin/uv pip list --python /opt/airflow/venv --format freeze"
-    ).lower()
+    command = "/opt/airflow/uv-*/bin/uv pip list --python /opt/airflow/venv --format freeze"
+    packages = edge1.check_output(command).lower()
     names = {line.partition("==")[0] for line in packages.splitlines()}
     assert "apache-airflow-providers-edge3" in names
     assert not names & {"celery", "mysqlclient", "pymysql", "redis", "apache-airflow-providers-celery"}
