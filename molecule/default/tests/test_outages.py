@@ -105,12 +105,13 @@ def test_tasks_outlive_a_restart_of_the_api_server(airflow, slow, main1):
 
 
 def test_workers_do_not_run_without_the_nas_and_come_back_with_it(nas1, main1, edge1):
-    nas1.check_output("systemctl stop nfs-server.service")
     hosts = [(main1, CELERY), (edge1, EDGE)]
+    for host, unit in hosts:
+        host.check_output(f"systemctl stop {unit} {MOUNT}")
+    nas1.check_output("systemctl stop nfs-server.service")
     try:
+        # As at boot: the share is not there, and systemd starts the worker.
         for host, unit in hosts:
-            # As at boot: the share is not there, and somebody starts the worker.
-            host.check_output(f"systemctl stop {unit}; umount --force --lazy /opt/airflow/filestorage")
             host.check_output(f"systemctl start --no-block {unit}")
         for host, unit in hosts:
             until(lambda host=host, unit=unit: state(host, MOUNT) == "activating" or state(host, unit) == "active")
