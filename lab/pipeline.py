@@ -45,17 +45,17 @@ class Airflow:
             raise RuntimeError(f"{method} {path}: {error.code} {error.read().decode()[:500]}") from error
 
     def unpause(self, dag: str, seconds: float = 120) -> None:
-        """Unpause a DAG, which may not have been parsed yet."""
-        deadline = time.monotonic() + seconds
-        while True:
+        """Unpause a DAG, when it has been parsed."""
+
+        def is_parsed() -> bool:
             try:
-                self.call("PATCH", f"/api/v2/dags/{dag}", {"is_paused": False})
+                # A stale one was there before, and its file has not been seen again.
+                return not self.call("PATCH", f"/api/v2/dags/{dag}", {"is_paused": False})["is_stale"]
             except RuntimeError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(1)
-            else:
-                return
+                return False
+
+        is_parsed.__name__ = f"{dag} is parsed"
+        until(is_parsed, seconds)
 
     def follow(self, run: dict, seconds: float = 300) -> dict:
         """Wait until a DAG run has ended, and return it."""
