@@ -40,7 +40,17 @@ def settled() -> bool:
         all(health[part]["status"] == "healthy" for part in parts)
         and [worker["state"] for worker in workers] == ["idle"]
         and ssh("edge1", "test -e /run/airflow-edge-worker/worker.pid").returncode == 0
+        and len({ssh(host, "readlink /opt/airflow/dags").stdout for host in ("main1", "edge1")}) == 1
     )
+
+
+def settle() -> None:
+    """Wait until the lab is whole; when it does not get so by itself, take all of it back."""
+    try:
+        until(settled, 300)
+    except TimeoutError:
+        lab("restore")
+        until(settled, 300)
 
 
 def check() -> tuple[int, str, str]:
@@ -70,7 +80,7 @@ def main() -> None:
 
     rows = []
     for number, item in enumerate(chosen, 1):
-        until(settled, 300)
+        settle()
         begin = time.monotonic()
         print(f"{number}/{len(chosen)} {item['name']} ... ", end="", flush=True)
         key = (STATE / "secrets/fernet_key").read_text()
