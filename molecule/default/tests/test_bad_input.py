@@ -63,13 +63,15 @@ def test_a_python_that_is_missing():
     assert "airflow_runtime_python is /usr/bin/python3.9" in said
 
 
-def test_an_operating_system_that_is_not_supported(edge1):
-    edge1.check_output(r"printf 'ID=fedora\nNAME=Fedora\nVERSION_ID=41\n' >/run/os")
-    edge1.check_output("mount --bind /run/os /etc/os-release")
+def test_an_operating_system_that_is_too_old(edge1):
+    release = 'ID=debian\\nNAME="Debian GNU/Linux"\\nVERSION_ID="11"\\nPRETTY_NAME="Debian GNU/Linux 11 (bullseye)"\\n'
+    edge1.check_output(f"printf '{release}' >/run/os-release; echo 11.11 >/run/debian_version")
+    for name in ("os-release", "debian_version"):
+        edge1.check_output(f"mount --bind /run/{name} /etc/{name}")
     try:
-        assert "edge1 runs Fedora 41 with systemd. Use a host with systemd and Debian 12" in play("preflight.yml")
+        assert "edge1 runs Debian 11.11 with systemd. Use a host with systemd and Debian 12" in play("preflight.yml")
     finally:
-        edge1.check_output("umount /etc/os-release")
+        edge1.check_output("umount /etc/os-release /etc/debian_version")
 
 
 def test_a_database_server_that_does_not_answer(inventory):
