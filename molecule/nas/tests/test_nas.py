@@ -38,7 +38,7 @@ def test_what_the_airflow_user_writes_arrives(nas1, edge1):
         assert digest == hashlib.sha256(edge1.file(f"{PATH}/big").content).hexdigest()
         assert nas1.check_output("stat --format=%u:%g /srv/filestorage/big") == "50000:50000"
     finally:
-        edge1.check_output(f"rm --force {PATH}/big")
+        edge1.check_output(f"{AS_AIRFLOW} rm --force {PATH}/big")
 
 
 def test_root_of_a_client_is_nobody_there(edge1):
