@@ -31,7 +31,7 @@ lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are th
 docs: .venv/ready  ## write the table of variables in each role's README.md, from its meta/argument_specs.yml
 	@for role in roles/*/; do ansible-docsmith generate --config .ansible-docsmith.toml $$role; done
 
-test-units: .venv-dags/ready  ## unit tests of roles/ and lab/, and of dags/ in the locked environment of an edge host
+test-units: .venv-dags/ready  ## contracts of the roles; unit tests of dags/ in the locked environment of an edge host
 	python -m pytest tests/controller
 	.venv-dags/bin/python -m pytest tests/dags
 

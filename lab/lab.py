@@ -37,8 +37,9 @@ NETWORK = "10.113.{}".format({"demo": 0, "test": 1}.get(NAME, 2 + zlib.crc32(NAM
 # An interface name has 15 bytes at most: the lab's number, not its name.
 VETH = f"aflab{NETWORK.rsplit('.', 1)[1]}"
 
-# What `sudo` has to leave of the caller's environment.
-ENVIRONMENT = ["LAB", "LAB_HOSTS", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"]
+# Where the caller's environment may name a package index, and what `sudo` has to leave of it.
+INDEXES = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"]
+ENVIRONMENT = ["LAB", "LAB_HOSTS", *INDEXES]
 
 PACKAGES = ["mmdebstrap", "patchelf", "e2fsprogs", "iproute2", "nftables", "openssh-client"]
 
@@ -165,7 +166,7 @@ def certificates() -> list[Path]:
 
 def python_index() -> str:
     """The package index that this machine's pip or uv is set to; empty for their default."""
-    for variable in ENVIRONMENT[2:]:
+    for variable in INDEXES:
         if os.environ.get(variable):
             return os.environ[variable]
     answer = run(

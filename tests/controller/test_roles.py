@@ -1,7 +1,5 @@
 """Every role's contract: what meta/argument_specs.yml says of a variable is what defaults/main.yml has."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -11,15 +9,18 @@ TYPES = {"str": str, "path": str, "int": int, "float": float, "bool": bool, "lis
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
 
 
-def read(path: Path):
-    return yaml.safe_load(path.read_text()) if path.exists() else {}
+def read(role, path):
+    return yaml.safe_load((ROOT / "roles" / role / path).read_text()) or {}
+
+
+def options_of(role):
+    return read(role, "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_specs_and_defaults_agree(role):
     """ansible-docsmith compares names and values, too (`make lint`); it does not compare types."""
-    options = read(ROOT / "roles" / role / "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
-    defaults = read(ROOT / "roles" / role / "defaults/main.yml")
+    options, defaults = options_of(role), read(role, "defaults/main.yml")
     assert {name for name, option in options.items() if not option.get("required")} == set(defaults)
     for name, value in defaults.items():
         assert options[name]["default"] == value, name
@@ -28,9 +29,7 @@ def test_specs_and_defaults_agree(role):
 
 @pytest.mark.parametrize("role", ROLES)
 def test_every_variable_has_its_roles_prefix_and_a_description(role):
-    for name, option in read(ROOT / "roles" / role / "meta/argument_specs.yml")["argument_specs"]["main"][
-        "options"
-    ].items():
+    for name, option in options_of(role).items():
         assert name.startswith(f"{role}_")
         assert option["description"]
         # Ansible would print its value.

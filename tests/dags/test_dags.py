@@ -86,7 +86,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(filestorage, mo
 def test_a_writer_that_is_killed_half_way_leaves_the_old_file(filestorage):
     path = filestorage / "20251020.txt"
     nas.publish(path, b"old\n")
-    # It dies when half of the content is written, before the file has its name.
+    # It dies when the content is written but not on the disk, before the file has its name.
     program = (
         "import os, sys; sys.path.insert(0, sys.argv[1]); import nas; from pathlib import Path;"
         "nas.os.fsync = lambda _: os.kill(os.getpid(), 9); nas.publish(Path(sys.argv[2]), b'half')"

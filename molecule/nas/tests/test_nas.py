@@ -8,7 +8,7 @@ AS_AIRFLOW = "setpriv --reuid=50000 --regid=50000 --clear-groups"
 
 
 @pytest.fixture
-def nas_is_away(nas1, edge1):
+def nas_is_away(nas1):
     nas1.check_output("systemctl stop nfs-server.service")
     yield
     nas1.check_output("systemctl start nfs-server.service")
