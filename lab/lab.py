@@ -9,6 +9,7 @@ makes is below .lab/ in this checkout, in the namespace `airflow-NAME` and in th
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -512,12 +513,15 @@ def up(hosts: list[str]) -> None:
     shm = shutil.disk_usage("/dev/shm").free  # noqa: S108
     if shm < 4 << 30:
         die(f"the hosts' memory is in /dev/shm, which has {shm >> 20} MB free and needs 4096: remount it larger")
-    install_packages()
     for path in (STATE, IMAGES):
         path.mkdir(parents=True, exist_ok=True)
-    build_kernel()
-    with ThreadPoolExecutor() as builders:
-        list(builders.map(build_image, sorted({HOSTS[host].suite for host in hosts})))
+    with (IMAGES / "lock").open("w") as lock:
+        # Another lab of this checkout may be making them.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        install_packages()
+        build_kernel()
+        with ThreadPoolExecutor() as builders:
+            list(builders.map(build_image, sorted({HOSTS[host].suite for host in hosts})))
     write_ssh_config()
     make_network()
     say(f"booting {' '.join(hosts)}")

@@ -1,10 +1,12 @@
 """Connections to the lab's hosts, a session with Airflow's API, and journals when a test fails."""
 
+import contextlib
+
 import pytest
 import testinfra
 
 from lab import HOSTS, SSH_CONFIG, STATE, address, pid_of, ssh
-from pipeline import Airflow, run_pipeline
+from pipeline import Airflow, run_pipeline, until
 
 
 def connect(name):
@@ -28,7 +30,14 @@ def edge1():
 
 @pytest.fixture(scope="session")
 def airflow():
-    return Airflow(f"http://{address('main1')}:8080", "admin", (STATE / "secrets/admin_password").read_text())
+    """A session with the API, which may have been rebooted just now."""
+    password = (STATE / "secrets/admin_password").read_text()
+
+    def log_in():
+        with contextlib.suppress(OSError, RuntimeError):
+            return Airflow(f"http://{address('main1')}:8080", "admin", password)
+
+    return until(log_in, 180)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import ROOT, ssh
+from lab import ROOT
 from pipeline import until
 
 EDGE = "airflow-edge-worker.service"
@@ -132,11 +132,3 @@ def test_a_worker_that_was_killed_comes_back(airflow, main1, edge1):
     # The main server gives its name back after five heartbeats.
     until(lambda: edge1.file("/run/airflow-edge-worker/worker.pid").exists, 180)
     assert worker_state(airflow) in ("idle", "running")
-
-
-def test_the_edge_worker_comes_back_after_a_reboot_of_the_main_server_alone(airflow, main1, edge1):
-    ssh("main1", "systemctl reboot")
-    until(lambda: ssh("main1", "systemctl is-system-running --wait").stdout.strip() == "running", 240, 5)
-    until(lambda: answers(airflow), 180)
-    until(lambda: worker_state(airflow) in ("idle", "running"), 180)
-    assert edge1.service(EDGE).is_running
