@@ -37,15 +37,18 @@ test-units: .venv-dags/ready  ## contracts of the roles; unit tests of dags/ in 
 	.venv-dags/bin/python -m pytest tests/dags
 
 molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs of their own: check, converge, idempotence, reboot, verify
-	@# Two labs side by side, for one host of a lab keeps one core busy.
-	@$(MAKE) --no-print-directory --jobs 2 molecule-site molecule-roles
+	@$(MAKE) --no-print-directory --jobs $(JOBS) molecule-site molecule-roles
 
+# Two labs side by side, for one keeps one core busy; one after the other when the memory of both does not fit into /dev/shm.
+JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 11) ? 1 : 2}')
 # default leaves its lab to airflow_edge, which needs a main server.
 molecule-site: SCENARIOS := default airflow_edge
 molecule-roles: SCENARIOS := mysql redis nas airflow_dags
 molecule-roles: export LAB := roles
 molecule-site molecule-roles: .venv/ready
+	@# Molecule remembers a scenario that was interrupted, and would leave steps out.
 	@for scenario in $(SCENARIOS); do \
+	    molecule reset --scenario-name $$scenario >/dev/null 2>&1; \
 	    molecule test --scenario-name $$scenario 2>&1 | sed --unbuffered "s/^/$$scenario | /" || exit; \
 	done
 

@@ -52,14 +52,15 @@ class Host:
     number: int  # last byte of its address
     suite: str  # Debian suite, hence its base image
     memory: str  # upper limit; only the pages that it touches are taken
+    touches: int  # MB of them, with all that this project installs
 
 
 # Debian stable on both sides of the NAS; main1 is on testing because real MySQL is in Debian unstable only, and
 # unstable's packages fit testing.
 HOSTS = {
-    "nas1": Host(11, "trixie", "1G"),
-    "main1": Host(12, "forky", "8G"),
-    "edge1": Host(13, "trixie", "4G"),
+    "nas1": Host(11, "trixie", "1G", 300),
+    "main1": Host(12, "forky", "8G", 4500),
+    "edge1": Host(13, "trixie", "4G", 1500),
 }
 
 # What a freshly installed Debian server has and minbase lacks, as far as this project needs it. No udev: there is
@@ -510,9 +511,10 @@ def up(hosts: list[str]) -> None:
         with ThreadPoolExecutor() as asking:
             if all(asking.map(is_ready, hosts)):
                 return
-    shm = shutil.disk_usage("/dev/shm").free  # noqa: S108
-    if shm < 4 << 30:
-        die(f"the hosts' memory is in /dev/shm, which has {shm >> 20} MB free and needs 4096: remount it larger")
+    free = shutil.disk_usage("/dev/shm").free >> 20  # noqa: S108
+    needed = sum(HOSTS[host].touches for host in hosts if not pid_of(host))
+    if free < needed:
+        die(f"the hosts' memory is in /dev/shm, which has {free} MB free, and they need {needed}: remount it larger")
     for path in (STATE, IMAGES):
         path.mkdir(parents=True, exist_ok=True)
     with (IMAGES / "lock").open("w") as lock:

@@ -37,7 +37,10 @@ def airflow():
         with contextlib.suppress(OSError, RuntimeError):
             return Airflow(f"http://{address('main1')}:8080", "admin", password)
 
-    return until(log_in, 180)
+    try:
+        return until(log_in, 180)
+    except TimeoutError:
+        return Airflow(f"http://{address('main1')}:8080", "admin", password)  # It says why.
 
 
 @pytest.fixture(scope="session")
