@@ -35,11 +35,11 @@ def test_the_virtualenv_has_the_locked_versions(request, name, lock):
     program = "from importlib.metadata import distributions; [print(i.name, i.version) for i in distributions()]"
     lines = request.getfixturevalue(name).check_output(f"/opt/airflow/venv/bin/python -c '{program}'").splitlines()
     has = {normal(package): version for package, version in map(str.split, lines)}
-    pins = re.findall(r"^([\w.-]+)==([^ ;]+)", (ROOT / f"requirements/{lock}.txt").read_text(), re.MULTILINE)
-    for package, version in pins:
-        # Some of the lock are for other platforms.
-        assert has.get(package, version) == version, f"{package} is {has[package]} on {name}, and {version} in the lock"
-    assert {"apache-airflow", "apache-airflow-providers-edge3"} <= has.keys() <= {package for package, _ in pins}
+    assert {"apache-airflow", "apache-airflow-providers-edge3"} <= has.keys()
+    # A package can be there in several versions, for several versions of Python.
+    pins = set(re.findall(r"^([\w.-]+)==([^ ;]+)", (ROOT / f"requirements/{lock}.txt").read_text(), re.MULTILINE))
+    for package, version in has.items():
+        assert (package, version) in pins, f"{package} is {version} on {name}, and not so in requirements/{lock}.txt"
 
 
 def test_main_and_edge_agree_on_every_option_that_both_have(main1, edge1):
@@ -153,7 +153,7 @@ def test_what_one_host_writes_the_other_reads_at_once(main1, edge1):
 def test_the_nas_is_exported_to_these_hosts_alone(nas1):
     exports = [line.split() for line in nas1.check_output("exportfs -s").splitlines()]
     assert {path for path, _ in exports} == {"/srv/filestorage"}
-    assert {client.partition("(")[0] for _, client in exports} == {address("main1"), address("edge1")}
+    assert {client.partition("(")[0] for _, client in exports} == {"main1", "edge1"}
     assert all({"sync", "rw", "root_squash"} <= set(re.split("[(,)]", client)) for _, client in exports)
 
 

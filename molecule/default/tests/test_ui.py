@@ -86,8 +86,8 @@ def test_the_log_of_the_edge_task_has_the_line_that_it_printed(user, outcome):
     user.open(f"/dags/producer_dag/runs/{run.replace('+', '%2B')}/tasks/task_for_edge_worker")
     user.see("Post Execute")
     # Airflow sorts by time, and a printed line can come after the beginning of the group that follows: open them all.
-    for group in user.driver.find_elements(By.CSS_SELECTOR, "[data-testid^='summary-']"):
-        group.click()
+    # In the page itself, which may replace them at any moment.
+    user.driver.execute_script("document.querySelectorAll('[data-testid^=summary-]').forEach(group => group.click())")
     user.see(f"task_for_edge_worker wrote {outcome['event']['extra']['path']} on edge1")
     user.keep("edge-task-log")
 
