@@ -67,7 +67,7 @@ HOSTS = {
 # no hardware to find, and looking for it takes longer than the rest of the boot.
 GUEST_PACKAGES = ["ca-certificates", "dbus", "iproute2", "iptables", "kmod", "openssh-server", "procps", "python3"]
 GUEST_PACKAGES += ["python3-apt", "systemd", "systemd-sysv", "tzdata", "zstd"]
-# Testing's own Python is 3.14; stable's is 3.13.
+# Testing's own Python is 3.14, on which the API server of Airflow 3.3 dies of a segmentation fault.
 EXTRA_PACKAGES = {"forky": ["python3.13"]}
 
 SEED_UNIT = """\
