@@ -30,7 +30,14 @@ STATE = ROOT / ".lab" / NAME
 IMAGES = ROOT / ".lab" / "images"
 NAMESPACE = f"airflow-{NAME}"
 OWNER = Path(f"/run/{NAMESPACE}.owner")
-FORWARDING_WAS_OFF = Path("/run/airflow-lab-forwarding-was-off")
+# Settings of this machine's kernel that a lab needs, at least. The last lab leaves them as the first one found them.
+SYSCTLS = {
+    "net/ipv4/ip_forward": 1,
+    # Each page of a guest's process can be a mapping on this machine. When there may be no more of them, user-mode
+    # Linux 7.2 takes the page fault for a system call: a register is wrong, or the process faults there for ever.
+    "vm/max_map_count": 1 << 20,
+}
+SYSCTLS_BEFORE = Path("/run/airflow-lab-sysctl.json")
 SSH_CONFIG = STATE / "ssh_config"
 
 # A /24 for each lab; .1 is this machine, which routes and masquerades for the hosts.
@@ -67,7 +74,7 @@ HOSTS = {
 # no hardware to find, and looking for it takes longer than the rest of the boot.
 GUEST_PACKAGES = ["ca-certificates", "dbus", "iproute2", "iptables", "kmod", "openssh-server", "procps", "python3"]
 GUEST_PACKAGES += ["python3-apt", "systemd", "systemd-sysv", "tzdata", "zstd"]
-# Testing's own Python is 3.14, on which the API server of Airflow 3.3 dies of a segmentation fault.
+# Testing's own Python is 3.14; stable's is 3.13.
 EXTRA_PACKAGES = {"forky": ["python3.13"]}
 
 SEED_UNIT = """\
@@ -332,10 +339,6 @@ def make_network() -> None:
         run(*inside, "tuntap", "add", host, "mode", "tap")
         run(*inside, "link", "set", host, "master", "bridge")
         run(*inside, "link", "set", host, "up")
-    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
-    if forwarding.read_text().strip() == "0":
-        FORWARDING_WAS_OFF.touch()
-        forwarding.write_text("1\n")
     rules = f"""
         table ip {NAMESPACE} {{
             chain postrouting {{
@@ -347,6 +350,15 @@ def make_network() -> None:
     run("nft", "-f", "-", input=rules)
 
 
+def set_sysctls() -> None:
+    before = {name: int(Path("/proc/sys", name).read_text()) for name in SYSCTLS}
+    if not SYSCTLS_BEFORE.exists():
+        SYSCTLS_BEFORE.write_text(json.dumps(before))
+    for name, value in SYSCTLS.items():
+        if before[name] < value:
+            Path("/proc/sys", name).write_text(f"{value}\n")
+
+
 def remove_network() -> None:
     if not network_is_up() or not OWNER.exists() or OWNER.read_text().strip() != str(ROOT):
         return
@@ -354,10 +366,10 @@ def remove_network() -> None:
     run("ip", "link", "delete", VETH, check=False)
     run("ip", "netns", "delete", NAMESPACE)
     OWNER.unlink()
-    # The last lab leaves the machine as the first one found it.
-    if FORWARDING_WAS_OFF.exists() and not list(Path("/run").glob("airflow-*.owner")):
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("0\n")
-        FORWARDING_WAS_OFF.unlink()
+    if SYSCTLS_BEFORE.exists() and not list(Path("/run").glob("airflow-*.owner")):
+        for name, value in json.loads(SYSCTLS_BEFORE.read_text()).items():
+            Path("/proc/sys", name).write_text(f"{value}\n")
+        SYSCTLS_BEFORE.unlink()
 
 
 # -- Hosts ------------------------------------------------------------------------------------------------------
@@ -526,6 +538,7 @@ def up(hosts: list[str]) -> None:
             list(builders.map(build_image, sorted({HOSTS[host].suite for host in hosts})))
     write_ssh_config()
     make_network()
+    set_sysctls()
     say(f"booting {' '.join(hosts)}")
     for host in hosts:
         boot(host)
