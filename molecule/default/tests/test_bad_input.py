@@ -52,6 +52,12 @@ def test_two_workers_of_one_name(inventory):
     assert "airflow_edge_hostname is the same on several hosts: edge1=w, edge2=w" in said
 
 
+def test_a_worker_with_a_name_that_is_too_long(inventory):
+    edges = {"hosts": {"edge1": {"airflow_edge_hostname": "w" * 65}}}
+    said = play("preflight.yml", inventory=inventory(airflow_edge=edges))
+    assert f"airflow_edge_hostname is too long: {'w' * 65}." in said
+
+
 @pytest.mark.parametrize("path", ["/edge_worker/v1", "/edge_worker/v1/rpcapi/", ""])
 def test_an_edge_url_that_does_not_end_as_it_has_to(path):
     said = play("preflight.yml", "-e", f"airflow_edge_api_url=http://main1:8080{path}")
