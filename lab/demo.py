@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from lab import ROOT, SSH_CONFIG, STATE, address, ssh
+from lab import ROOT, SSH_CONFIG, ssh
 from pipeline import Airflow, run_pipeline, seconds
 
 
@@ -27,8 +27,8 @@ def main() -> None:
 
     print("\n== Running the pipeline", flush=True)
     begin = time.monotonic()
-    url, password = f"http://{address('main1')}:8080", (STATE / "secrets/admin_password").read_text()
-    outcome = run_pipeline(Airflow(url, "admin", password))
+    airflow = Airflow()
+    outcome = run_pipeline(airflow)
     parts.append(("Running the pipeline", time.monotonic() - begin))
 
     producer, consumer, tasks = outcome["producer"], outcome["consumer"], outcome["tasks"]
@@ -76,7 +76,7 @@ def main() -> None:
     config = os.path.relpath(SSH_CONFIG)
     print(f"""
 Look further:
-  UI                 {url}  (admin / {password})
+  UI                 {airflow.url}  (admin / {airflow.password})
   on a host          ssh -F {config} edge1        (or main1, nas1)
   the edge worker    ssh -F {config} edge1 systemctl status airflow-edge-worker
   Airflow's CLI      ssh -F {config} main1 airflow edge list-workers

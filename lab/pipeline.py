@@ -9,6 +9,8 @@ import urllib.error
 import urllib.request
 from datetime import datetime
 
+from lab import STATE, address
+
 ENDED = ("success", "failed")
 
 
@@ -23,15 +25,19 @@ def until(condition, seconds: float = 60, interval: float = 1):
 
 
 class Airflow:
-    """A session with the API server of a main host."""
+    """A session of the user admin with the API server of main1; raises what call() raises."""
 
-    def __init__(self, url: str, username: str, password: str):
-        self.url = url
+    def __init__(self):
+        self.url = f"http://{address('main1')}:8080"
+        self.password = (STATE / "secrets/admin_password").read_text()
         self.token = None
-        self.token = self.call("POST", "/auth/token", {"username": username, "password": password})["access_token"]
+        self.token = self.call("POST", "/auth/token", {"username": "admin", "password": self.password})["access_token"]
 
     def call(self, method: str, path: str, body: dict | None = None) -> dict:
-        """Send a request and return the JSON of the answer; raises RuntimeError with the server's words."""
+        """Send a request and return the JSON of the answer.
+
+        Raises RuntimeError with the server's words when it refuses, OSError when it does not answer.
+        """
         request = urllib.request.Request(self.url + path, method=method)  # noqa: S310 - the URL is the lab's
         request.add_header("Content-Type", "application/json")
         if self.token:

@@ -13,14 +13,10 @@ import time
 
 import yaml
 
-from lab import HOSTS, ROOT, STATE, address, ssh
+from lab import HOSTS, ROOT, STATE, ssh
 from pipeline import Airflow, run_pipeline, until
 
 CHECKS = [f"molecule/default/tests/test_{name}.py" for name in ("site", "outages")]
-
-
-def airflow() -> Airflow:
-    return Airflow(f"http://{address('main1')}:8080", "admin", (STATE / "secrets/admin_password").read_text())
 
 
 def lab(*arguments: str) -> None:
@@ -30,7 +26,7 @@ def lab(*arguments: str) -> None:
 def settled() -> bool:
     """Every component of the site is healthy, and the edge worker waits for tasks."""
     try:
-        session = airflow()
+        session = Airflow()
         health = session.call("GET", "/api/v2/monitor/health")
         workers = session.call("GET", "/edge_worker/ui/worker")["workers"]
     except (OSError, RuntimeError):
@@ -71,7 +67,7 @@ def main() -> None:
         lab("restore")
     subprocess.run(["ansible-playbook", "site.yml"], cwd=ROOT, check=True)  # noqa: S607
     until(settled, 300)
-    run_pipeline(airflow())
+    run_pipeline(Airflow())
     print("The lab is converged. Running the checks on it as it is.", flush=True)
     code, _, output = check()
     if code:

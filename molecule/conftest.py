@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import testinfra
 
-from lab import HOSTS, SSH_CONFIG, STATE, address, pid_of, ssh
+from lab import HOSTS, SSH_CONFIG, pid_of, ssh
 from pipeline import Airflow, run_pipeline, until
 
 
@@ -31,16 +31,15 @@ def edge1():
 @pytest.fixture(scope="session")
 def airflow():
     """A session with the API, which may have been rebooted just now."""
-    password = (STATE / "secrets/admin_password").read_text()
 
     def log_in():
         with contextlib.suppress(OSError, RuntimeError):
-            return Airflow(f"http://{address('main1')}:8080", "admin", password)
+            return Airflow()
 
     try:
         return until(log_in, 180)
     except TimeoutError:
-        return Airflow(f"http://{address('main1')}:8080", "admin", password)  # It says why.
+        return Airflow()  # It says why.
 
 
 @pytest.fixture(scope="session")

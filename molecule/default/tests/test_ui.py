@@ -5,18 +5,18 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from lab import ROOT, STATE, address
+from lab import ROOT
 
 SCREENSHOTS = ROOT / ".cache/screenshots"
-URL = f"http://{address('main1')}:8080"
 
 
 class Browser:
-    def __init__(self, driver):
+    def __init__(self, driver, url):
         self.driver = driver
+        self.url = url
 
     def open(self, path):
-        self.driver.get(URL + path)
+        self.driver.get(self.url + path)
 
     def find(self, how, what, seconds=60):
         return WebDriverWait(self.driver, seconds).until(lambda driver: driver.find_element(how, what))
@@ -39,23 +39,23 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(airflow):
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
     # Root may not use Chromium's sandbox; it opens nothing but the lab.
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,900"):
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
-    yield Browser(driver)
+    yield Browser(driver, airflow.url)
     driver.quit()
 
 
 @pytest.fixture(scope="module")
-def user(browser):
+def user(browser, airflow):
     """A browser in which the administrator has logged in."""
     browser.open("/")
     browser.find(By.NAME, "username").send_keys("admin")
-    browser.find(By.NAME, "password").send_keys((STATE / "secrets/admin_password").read_text())
+    browser.find(By.NAME, "password").send_keys(airflow.password)
     browser.find(By.CSS_SELECTOR, "input[type=submit]").click()
     browser.see("Dags", "Assets")
     return browser
