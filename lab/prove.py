@@ -82,10 +82,11 @@ def main() -> None:
         key = (STATE / "secrets/fernet_key").read_text()
         done = ssh(item["host"], f"FERNET_KEY='{key}'; {item['do']}", timeout=300)
         if done.returncode:
-            sys.exit(f"could not break {item['host']}: {done.stdout}")
-        code, test, output = check()
+            code, test, output = done.returncode, "nothing, for it could not be done", done.stdout
+        else:
+            code, test, output = check()
         said = re.search(f".*(?:{item['says']}).*", output)
-        caught = bool(code == 1 and said)
+        caught = bool(done.returncode == 0 and code == 1 and said)
         message = said[0].strip() if said else f"it did not say {item['says']!r}"
         rows.append((item["name"], test, message, caught))
         print(f"{'caught' if caught else 'NOT CAUGHT'} by {test} in {time.monotonic() - begin:.0f} s", flush=True)

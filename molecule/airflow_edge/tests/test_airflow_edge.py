@@ -35,6 +35,14 @@ def test_a_setting_that_is_no_longer_set_is_gone(edge1):
     assert "DEBUG" not in edge1.check_output(f"journalctl --unit {UNIT} --since '{since}'")
 
 
+def test_what_was_changed_by_hand_is_put_right(edge1):
+    units = {f"/etc/systemd/system/{name}": 0o644 for name in (UNIT, "airflow.target")}
+    for path, mode in (units | {"/usr/local/sbin/airflow": 0o755}).items():
+        file = edge1.file(path)
+        assert (file.user, file.mode) == ("root", mode), path
+        assert "changed by hand" not in file.content_string
+
+
 def test_it_comes_back_after_a_crash(edge1, workers):
     """Its name is taken for five heartbeats; until then the main server refuses it, and it tries again."""
     before = edge1.check_output(f"systemctl show --property=MainPID --value {UNIT}")
