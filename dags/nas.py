@@ -1,13 +1,18 @@
-"""Files on the NAS: the day that a run stands for, writing a file whole, reading it back.
+"""Files on the NAS: the day that a run stands for, publishing a file whole, reading back exactly what was published.
 
 Lies beside the DAGs, so that they can import it on every host.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import tempfile
-from datetime import date, datetime
+import time
+from collections.abc import Iterable
+from datetime import UTC, date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -17,7 +22,9 @@ from airflow.sdk import Asset
 FILESTORAGE = Path("/opt/airflow/filestorage")
 # The day begins and ends in this time zone, whatever zone a server is in.
 TIME_ZONE = ZoneInfo("Asia/Seoul")
-# "A file arrived on the NAS"; its events carry the file's path.
+# Seconds that a reader waits for a file: another host's NFS client can show it late.
+PATIENCE = 30
+# "A file arrived on the NAS"; the extra of its events is the file's manifest.
 nas_filestorage = Asset("nas_filestorage")
 
 
@@ -30,40 +37,138 @@ def day_of(logical_date: datetime | None, run_after: datetime) -> date:
     return (logical_date or run_after).astimezone(TIME_ZONE).date()
 
 
-def publish(path: Path, content: bytes) -> None:
-    """Write a file so that other hosts see all of it or nothing.
+def publish(path: Path, content: bytes | Iterable[bytes], *, source: str = "", rows: int | None = None) -> dict:
+    """Write a file so that other hosts see all of it or nothing, and return its manifest for the asset event.
 
-    The content goes to a temporary name in the same directory, reaches the NAS's disk, and then takes its name.
+    The content (whole, or in pieces that need not fit into memory together) goes to a temporary name in the same
+    directory, reaches the NAS's disk, and then takes its name. What has a name is never written again: the same content
+    as that of the newest version changes nothing, other content becomes the next version, 20251020.v2.txt.
+
+    The manifest says path, sha256, bytes, rows, source and fetched_at; it lies beside the file, in .20251020.txt.json.
+
+    :raises ValueError: the path is outside the NAS.
+    :raises OSError: the NAS is full, away or read-only; nothing has the name then.
     """
+    _check_inside(path)
+    temporary, digest, size = _write_temporary(path, [content] if isinstance(content, bytes) else content)
+    try:
+        target, is_new = _take_name(temporary, path, digest)
+    finally:
+        temporary.unlink(missing_ok=True)
+    beside = target.with_name(f".{target.name}.json")
+    with contextlib.suppress(FileNotFoundError):
+        if not is_new and (manifest := json.loads(beside.read_bytes()))["sha256"] == digest:
+            return manifest
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = {"path": str(target), "sha256": digest, "bytes": size, "rows": rows, "source": source, "fetched_at": now}
+    written, _, _ = _write_temporary(beside, [json.dumps(manifest).encode()])
+    written.replace(beside)
+    _sync_directory(beside.parent)
+    return manifest
+
+
+def check(manifest: dict) -> Path:
+    """Return the path of a published file, when its content is what the manifest says.
+
+    Waits up to PATIENCE seconds for the file to appear on this host. A manifest without a digest (an event that was not
+    made by publish) is satisfied by any content.
+
+    :raises FileNotFoundError: it did not appear.
+    :raises ValueError: it is empty, its content is not what was published, or it is outside the NAS.
+    """
+    path = Path(manifest["path"])
+    _check_inside(path)
+    deadline = time.monotonic() + PATIENCE
+    # Opening asks the server; a look at the directory may be answered from memory.
+    while True:
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            break
+        except FileNotFoundError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+    if not size:
+        raise ValueError(f"{path} is empty: run the task again that wrote it")
+    if digest != manifest.get("sha256", digest):
+        raise ValueError(
+            f"{path} has {size} bytes with the SHA-256 {digest}, and not {manifest['sha256']}, which was published:"
+            " somebody changed it. Put it back, or remove it and run the task again that wrote it"
+        )
+    return path
+
+
+def read(manifest: dict) -> bytes:
+    """Return the content of a published file; raises what check() raises."""
+    return check(manifest).read_bytes()
+
+
+def version_of(path: Path, number: int) -> Path:
+    """Return the name of a file's version: 20251020.txt, 20251020.v2.txt, 20251020.v3.txt."""
+    if number == 1:
+        return path
+    suffix = path.suffix
+    if suffix in (".gz", ".bz2", ".xz", ".zst"):
+        suffix = Path(path.stem).suffix + suffix
+    return path.with_name(f"{path.name.removesuffix(suffix)}.v{number}{suffix}")
+
+
+def _check_inside(path: Path) -> None:
+    if not path.resolve().is_relative_to(FILESTORAGE.resolve()):
+        raise ValueError(f"{path} is not on the NAS ({FILESTORAGE})")
+
+
+def _write_temporary(path: Path, pieces: Iterable[bytes]) -> tuple[Path, str, int]:
+    """Write a hidden file beside a path, to the disk of the NAS; return it with its digest and size."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    temporary, digest, size = Path(name), hashlib.sha256(), 0
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            for piece in pieces:
+                file.write(piece)
+                digest.update(piece)
+                size += len(piece)
             file.flush()
             os.fsync(file.fileno())
         # mkstemp gives 0600; the group may read and write, as the service's umask says for other files.
         temporary.chmod(0o660)
-        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    return temporary, digest.hexdigest(), size
+
+
+def _take_name(temporary: Path, path: Path, digest: str) -> tuple[Path, bool]:
+    """Give a temporary file the name of the next version, unless the newest has its content.
+
+    Returns the path, and whether it is new.
+    """
+    number, newest = 1, None
+    while True:
+        target = version_of(path, number)
+        if not target.exists():
+            if newest and _digest(newest) == digest:
+                return newest, False
+            # Unlike a rename, a link never replaces what another writer has put there meanwhile.
+            with contextlib.suppress(FileExistsError):
+                target.hardlink_to(temporary)
+            # A link whose answer got lost is asked for again, and is there already: ours all the same.
+            if target.samefile(temporary):
+                _sync_directory(path.parent)
+                return target, True
+        number, newest = number + 1, target
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
-
-
-def read(path: Path) -> bytes:
-    """Return the content of a file on the NAS.
-
-    :raises FileNotFoundError: there is no such file.
-    :raises ValueError: it is empty, or outside the NAS.
-    """
-    if not path.resolve().is_relative_to(FILESTORAGE.resolve()):
-        raise ValueError(f"{path} is not on the NAS ({FILESTORAGE})")
-    content = path.read_bytes()
-    if not content:
-        raise ValueError(f"{path} is empty: run the task again that wrote it")
-    return content

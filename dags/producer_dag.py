@@ -36,12 +36,12 @@ def producer_dag():
         """Write the day's file to the NAS, and say where it is."""
         day = day_of(logical_date, dag_run.run_after)
         path = FILESTORAGE / f"{day:%Y%m%d}.txt"
-        # Put the download from your outside service here. A repeated run writes the same file again.
-        publish(path, f"date={day:%Y-%m-%d}\nwritten by={socket.gethostname()}\n".encode())
-        print(f"task_for_edge_worker wrote {path} on {socket.gethostname()}")
-        # The consumer opens this very path: it neither guesses a date nor looks through a directory.
-        outlet_events[nas_filestorage].extra = {"path": str(path)}
-        return str(path)
+        # Put the download from your outside service here. A repeated run changes nothing, unless the content changed.
+        manifest = publish(path, f"date={day:%Y-%m-%d}\nwritten by={socket.gethostname()}\n".encode())
+        print(f"task_for_edge_worker wrote {manifest['path']} on {socket.gethostname()}")
+        # The consumer opens this very path and compares the digest: it neither guesses a date nor searches a directory.
+        outlet_events[nas_filestorage].extra = manifest
+        return manifest["path"]
 
     task_for_celery_worker() >> task_for_edge_worker()
 

@@ -1,7 +1,11 @@
 """What dags/ does, apart from the hosts: the day of a run, whole files, and that every file imports on an edge host."""
 
+import hashlib
+import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,18 +64,76 @@ def test_day_of_a_run(logical_date, run_after, day):
     assert nas.day_of(logical_date, run_after) == day
 
 
-def test_publish_and_read(filestorage):
+def names(directory):
+    return sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
+
+
+def hidden(directory):
+    return sorted(path.name for path in directory.iterdir() if path.name.startswith("."))
+
+
+def test_what_was_published_is_read_back(filestorage):
     path = filestorage / "20251020.txt"
-    nas.publish(path, b"one\n")
-    assert nas.read(path) == b"one\n"
-    nas.publish(path, b"two\n")
-    assert nas.read(path) == b"two\n"
-    assert [p.name for p in filestorage.iterdir()] == ["20251020.txt"]
+    manifest = nas.publish(path, b"one\n", source="https://example.com/one", rows=1)
+    assert nas.read(manifest) == b"one\n"
+    assert manifest | {"fetched_at": ""} == {
+        "path": str(path),
+        "sha256": hashlib.sha256(b"one\n").hexdigest(),
+        "bytes": 4,
+        "rows": 1,
+        "source": "https://example.com/one",
+        "fetched_at": "",
+    }
+    assert json.loads((filestorage / ".20251020.txt.json").read_text()) == manifest
+    assert path.stat().st_mode & 0o777 == 0o660
+
+
+def test_the_same_content_again_changes_nothing_and_other_content_is_a_new_version(filestorage):
+    path = filestorage / "20251020.csv.gz"
+    first = nas.publish(path, b"one\n")
+    before = path.stat()
+    assert nas.publish(path, iter([b"on", b"e\n"]), source="again") == first
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    second = nas.publish(path, b"two\n")
+    third = nas.publish(path, b"one\n")
+    assert names(filestorage) == ["20251020.csv.gz", "20251020.v2.csv.gz", "20251020.v3.csv.gz"]
+    assert [nas.read(manifest) for manifest in (first, second, third)] == [b"one\n", b"two\n", b"one\n"]
+    assert nas.publish(path, b"one\n") == third
+    assert len(hidden(filestorage)) == 3, "a temporary file was left"
+
+
+def test_writers_at_the_same_time_lose_nothing(filestorage):
+    path = filestorage / "20251020.txt"
+    contents = [f"{number}\n".encode() * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        manifests = list(pool.map(lambda content: nas.publish(path, content), contents))
+    assert [nas.read(manifest) for manifest in manifests] == contents
+    assert len(names(filestorage)) == 8
+
+
+def test_a_link_whose_answer_got_lost_is_not_another_version(filestorage, monkeypatch):
+    link = Path.hardlink_to
+
+    def twice(self, target):
+        link(self, target)
+        link(self, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", twice)
+    nas.publish(filestorage / "20251020.txt", b"one\n")
+    assert names(filestorage) == ["20251020.txt"]
+
+
+def test_a_file_whose_manifest_got_lost_gets_another(filestorage):
+    manifest = nas.publish(filestorage / "20251020.txt", b"one\n")
+    (filestorage / ".20251020.txt.json").unlink()
+    assert nas.publish(filestorage / "20251020.txt", b"one\n")["sha256"] == manifest["sha256"]
+    assert names(filestorage) == ["20251020.txt"]
+    assert hidden(filestorage) == [".20251020.txt.json"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(filestorage, monkeypatch):
     path = filestorage / "20251020.txt"
-    nas.publish(path, b"old\n")
+    manifest = nas.publish(path, b"old\n")
 
     def full(_):
         raise OSError(28, "No space left on device")
@@ -79,31 +141,60 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(filestorage, mo
     monkeypatch.setattr(nas.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         nas.publish(path, b"new\n")
-    assert nas.read(path) == b"old\n"
-    assert [p.name for p in filestorage.iterdir()] == ["20251020.txt"]
+    assert nas.read(manifest) == b"old\n"
+    assert names(filestorage) == ["20251020.txt"]
+    assert hidden(filestorage) == [".20251020.txt.json"]
+
+
+def test_a_source_that_breaks_off_leaves_nothing(filestorage):
+    def source():
+        yield b"half"
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        nas.publish(filestorage / "20251020.txt", source())
+    assert list(filestorage.iterdir()) == []
 
 
 def test_a_writer_that_is_killed_half_way_leaves_the_old_file(filestorage):
     path = filestorage / "20251020.txt"
-    nas.publish(path, b"old\n")
+    manifest = nas.publish(path, b"old\n")
     # It dies when the content is written but not on the disk, before the file has its name.
     program = (
         "import os, sys; sys.path.insert(0, sys.argv[1]); import nas; from pathlib import Path;"
+        "nas.FILESTORAGE = Path(sys.argv[2]).parent;"
         "nas.os.fsync = lambda _: os.kill(os.getpid(), 9); nas.publish(Path(sys.argv[2]), b'half')"
     )
     done = subprocess.run([sys.executable, "-c", program, DAGS, path], check=False)  # noqa: S603
     assert done.returncode == -9
-    assert nas.read(path) == b"old\n"
+    assert nas.read(manifest) == b"old\n"
+    assert names(filestorage) == ["20251020.txt"]
 
 
-def test_a_missing_an_empty_and_a_foreign_file_are_errors(filestorage):
+def test_a_missing_an_empty_a_changed_and_a_foreign_file_are_errors(filestorage, monkeypatch):
+    monkeypatch.setattr(nas, "PATIENCE", 0)
+    path = filestorage / "20251020.txt"
     with pytest.raises(FileNotFoundError):
-        nas.read(filestorage / "20251020.txt")
-    (filestorage / "20251020.txt").touch()
+        nas.read({"path": str(path)})
+    path.touch()
     with pytest.raises(ValueError, match="is empty"):
-        nas.read(filestorage / "20251020.txt")
-    with pytest.raises(ValueError, match="not on the NAS"):
-        nas.read(filestorage / "../../etc/passwd")
+        nas.read({"path": str(path)})
+    path.unlink()
+    manifest = nas.publish(path, b"one\n")
+    path.write_bytes(b"On")
+    with pytest.raises(ValueError, match=f"2 bytes with the SHA-256 .* and not {manifest['sha256']}"):
+        nas.read(manifest)
+    for use in (lambda path: nas.read({"path": str(path)}), lambda path: nas.publish(path, b"")):
+        with pytest.raises(ValueError, match="not on the NAS"):
+            use(filestorage / "../../etc/passwd")
+
+
+def test_a_reader_waits_for_a_file_that_its_host_does_not_see_yet(filestorage):
+    path = filestorage / "20251020.txt"
+    timer = threading.Timer(0.5, lambda: nas.publish(path, b"late\n"))
+    timer.start()
+    assert nas.read({"path": str(path)}) == b"late\n"
+    timer.join()
 
 
 @pytest.fixture
@@ -135,7 +226,7 @@ def test_a_backfill_writes_a_file_for_each_of_its_days(dagbag, produce):
 def test_a_run_that_is_repeated_on_another_day_writes_the_same_file_again(produce, filestorage):
     day = datetime(2025, 10, 19, 21, 0, tzinfo=UTC)
     assert produce(day, day) == produce(day, day + timedelta(days=3))
-    assert [path.name for path in filestorage.iterdir()] == ["20251020.txt"]
+    assert names(filestorage) == ["20251020.txt"]
 
 
 def test_the_producer_runs_at_six_in_the_morning_of_its_zone(dagbag):
@@ -153,20 +244,20 @@ def consume(dagbag, events):
     return function(triggering_asset_events={nas.nas_filestorage: events} if events else {})
 
 
-def event(path: Path):
-    return SimpleNamespace(extra={"path": str(path)})
+def event(manifest):
+    return SimpleNamespace(extra=manifest)
 
 
 def test_the_consumer_reads_every_file_of_merged_events_once(dagbag, filestorage):
-    for name in ("20251020.txt", "20251021.txt"):
-        nas.publish(filestorage / name, name.encode())
-    events = [event(filestorage / name) for name in ("20251020.txt", "20251021.txt", "20251020.txt")]
+    first, second = (nas.publish(filestorage / name, name.encode()) for name in ("20251020.txt", "20251021.txt"))
+    events = [event(manifest) for manifest in (first, second, first)]
     assert [Path(item["path"]).name for item in consume(dagbag, events)] == ["20251020.txt", "20251021.txt"]
 
 
-def test_the_consumer_fails_without_a_file(dagbag, filestorage):
+def test_the_consumer_fails_without_a_file(dagbag, filestorage, monkeypatch):
+    monkeypatch.setattr(nas, "PATIENCE", 0)
     with pytest.raises(FileNotFoundError):
-        consume(dagbag, [event(filestorage / "20251020.txt")])
+        consume(dagbag, [event({"path": str(filestorage / "20251020.txt")})])
 
 
 def test_the_consumer_fails_without_an_event(dagbag):
