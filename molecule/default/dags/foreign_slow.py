@@ -1,10 +1,20 @@
-"""A task on the edge and one on Celery that take as long as the run says."""
+"""A task on the edge and one on Celery that write to the NAS each second, for as long as the run says."""
 
 from datetime import datetime
+from pathlib import Path
 from time import sleep
 
 from airflow.sdk import DAG, Param, task
 from foreign_helpers.naming import greeting
+
+
+def slow(name, seconds):
+    for second in range(seconds):
+        print(f"{name} second {second}", flush=True)
+        Path(f"/opt/airflow/filestorage/slow_on_{name}.txt").write_text(f"{second}\n")
+        sleep(1)
+    return greeting(name)
+
 
 with DAG(
     "foreign_slow",
@@ -15,17 +25,11 @@ with DAG(
 
     @task(executor="airflow.providers.edge3.executors.EdgeExecutor", queue="edge_queue")
     def slow_on_edge(params=None):
-        for second in range(params["seconds"]):
-            print(f"edge second {second}", flush=True)
-            sleep(1)
-        return greeting("edge")
+        return slow("edge", params["seconds"])
 
     @task
     def slow_on_celery(params=None):
-        for second in range(params["seconds"]):
-            print(f"celery second {second}", flush=True)
-            sleep(1)
-        return greeting("celery")
+        return slow("celery", params["seconds"])
 
     slow_on_edge()
     slow_on_celery()

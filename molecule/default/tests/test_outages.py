@@ -130,6 +130,27 @@ def test_workers_do_not_run_without_the_nas_and_come_back_with_it(nas1, main1, e
         assert host.mount_point("/opt/airflow/filestorage").exists
 
 
+def test_a_nas_that_hangs_fails_no_task_and_gets_no_more(airflow, slow, nas1, main1):
+    running = slow(30)
+    since = main1.check_output("date '+%Y-%m-%d %H:%M:%S'")
+    nas1.check_output("systemctl stop nfs-server.service")
+    try:
+        until(lambda: worker_state(airflow).startswith("maintenance"), 120)
+        journal = f"journalctl --unit {CELERY} --since '{since}'"
+        until(lambda: "has not answered" in main1.check_output(journal), 120)
+        body = {"logical_date": None, "conf": {"seconds": 1}}
+        waiting = airflow.call("POST", "/api/v2/dags/foreign_slow/dagRuns", body)
+        # Celery's queue is a list in Redis; a worker that serves it would take the task at once.
+        length = ". /etc/airflow/airflow.env; redis-cli -u ${AIRFLOW__CELERY__BROKER_URL%/0} llen default"
+        until(lambda: main1.check_output(f"bash -c '{length}'") == "1")
+        until(lambda: airflow.task(waiting, "slow_on_edge")["state"] == "queued")
+    finally:
+        nas1.check_output("systemctl start nfs-server.service")
+    for run in (running, waiting):
+        assert first_tries(airflow, airflow.follow(run)) == ["success", "success"]
+    until(lambda: worker_state(airflow) == "idle")
+
+
 def test_what_was_killed_comes_back(airflow, main1, edge1):
     main = [f"airflow-{name}.service" for name in ("api-server", "scheduler", "dag-processor", "triggerer")] + [CELERY]
     killed = [(main1, unit) for unit in main] + [(edge1, EDGE)]

@@ -1,0 +1,100 @@
+"""Workers take themselves out of service while a mounted directory is away, and come back with it.
+
+NAS_WATCH in the environment names the directories, separated by colons. The edge worker asks system_info() with each
+heartbeat ([edge] extended_system_info_function); a Celery worker loads CELERY_CONFIG ([celery] celery_config_options).
+Tasks that wait meanwhile stay in their queue, and those that run are left to the mount: a hard one lets them wait.
+"""
+
+import logging
+import os
+import threading
+import time
+
+# Seconds between two looks, and without an answer until a directory counts as away.
+INTERVAL = 5
+PATIENCE = 15
+
+log = logging.getLogger(__name__)
+
+
+class Watch(threading.Thread):
+    """Looks after one directory, in a thread of its own: who looks at an NFS server that hangs, hangs, too."""
+
+    def __init__(self, path: str):
+        super().__init__(name=f"watch {path}", daemon=True)
+        self.path = path
+        self.answered = time.monotonic()
+        self.failure = ""
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            self.look()
+            self.answered = time.monotonic()
+            time.sleep(INTERVAL)
+
+    def look(self) -> None:
+        try:
+            # Asks the server, whatever the client remembers.
+            os.statvfs(self.path)
+            self.failure = "" if os.path.ismount(self.path) else f"{self.path} is not mounted"
+        except OSError as error:
+            self.failure = str(error)
+
+    def problem(self) -> str:
+        """Say what is wrong; nothing when all is well. Never waits."""
+        silent = time.monotonic() - self.answered
+        if silent > INTERVAL + PATIENCE:
+            return f"{self.path} has not answered for {silent:.0f} s"
+        return self.failure
+
+
+# Made when a worker asks for the first time: the module is imported in other processes, too.
+_watches: list[Watch] = []
+
+
+def problems() -> str:
+    """Say what is wrong with the directories; nothing when all is well."""
+    if not _watches:
+        _watches.extend(Watch(path) for path in os.environ.get("NAS_WATCH", "").split(":") if path)
+    return "; ".join(problem for problem in (watch.problem() for watch in _watches) if problem)
+
+
+async def system_info() -> dict:
+    """For the edge worker: an error takes it into maintenance, with the reason on its page in the UI."""
+    problem = problems()
+    return {"status": logging.ERROR, "status_text": problem} if problem else {}
+
+
+def _follow(app, hostname: str, queues: list[str]) -> None:
+    """Let a Celery worker serve its queues only while there is no problem."""
+    serves = True
+    while True:
+        problem = problems()
+        if serves == bool(problem):
+            log.warning("%s the queues %s: %s", "Leaving" if problem else "Serving", queues, problem or "all is well")
+            change = app.control.cancel_consumer if problem else app.control.add_consumer
+            try:
+                for queue in queues:
+                    change(queue, destination=[hostname])
+                serves = not problem
+            except Exception:
+                log.exception("The broker did not take it; trying again")
+        time.sleep(INTERVAL)
+
+
+def _watch_celery(sender, **_) -> None:
+    # The worker is ready again after each loss of its broker; it is watched already then.
+    worker_ready.disconnect(_watch_celery)
+    queues = [queue.name for queue in sender.task_consumer.queues]
+    threading.Thread(target=_follow, args=(sender.app, sender.hostname, queues), daemon=True).start()
+
+
+try:
+    from airflow.providers.celery.executors.default_celery import DEFAULT_CELERY_CONFIG as CELERY_CONFIG  # noqa: F401
+    from celery.signals import worker_ready
+except ImportError:
+    # An edge host has no Celery.
+    pass
+else:
+    worker_ready.connect(_watch_celery)
