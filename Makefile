@@ -8,7 +8,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-.PHONY: help demo test lint docs test-units molecule molecule-site molecule-roles prove lock stop clean distclean
+SCENARIOS := $(addprefix molecule-,default nas mysql airflow_dags redis preflight outages airflow_edge)
+.PHONY: help demo test lint docs test-units molecule $(SCENARIOS) prove lock stop clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,20 +38,18 @@ test-units: .venv-dags/ready  ## contracts of the roles; unit tests of dags/ in 
 	.venv-dags/bin/python -m pytest tests/dags
 
 molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs of their own: check, converge, idempotence, reboot, verify
-	@$(MAKE) --no-print-directory --jobs $(JOBS) molecule-site molecule-roles
+	@$(MAKE) --no-print-directory --jobs $(JOBS) $(SCENARIOS)
+	@$(SUDO) rm -rf .lab/snapshots
 
 # Two labs side by side, for one keeps one core busy; one after the other when the memory of both does not fit into /dev/shm.
-JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 11) ? 1 : 2}')
-# default leaves its lab to airflow_edge, which needs a main server.
-molecule-site: SCENARIOS := default airflow_edge
-molecule-roles: SCENARIOS := mysql redis nas airflow_dags
-molecule-roles: export LAB := roles
-molecule-site molecule-roles: .venv/ready
+JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : 2}')
+# These begin with the site that default has installed.
+molecule-outages molecule-airflow_edge: molecule-default
+molecule-outages molecule-airflow_edge: export LAB_FROM := default
+$(SCENARIOS): molecule-%: .venv/ready
 	@# Molecule remembers a scenario that was interrupted, and would leave steps out.
-	@for scenario in $(SCENARIOS); do \
-	    molecule reset --scenario-name $$scenario >/dev/null 2>&1; \
-	    molecule test --scenario-name $$scenario 2>&1 | sed --unbuffered "s/^/$$scenario | /" || exit; \
-	done
+	@molecule reset --scenario-name $* >/dev/null 2>&1
+	@LAB=$* molecule test --scenario-name $* 2>&1 | sed --unbuffered "s/^/$* | /"
 
 prove: .venv/ready  ## break a converged lab on purpose, in every way of lab/breaks.yml: the checks have to notice
 	LAB=prove python lab/prove.py '$(BREAKS)'
@@ -65,7 +64,7 @@ stop: .venv/ready  ## shut the demo's hosts down; `make demo` boots them again
 	python lab/lab.py stop
 
 clean:  ## remove the labs: hosts, disks, images, namespaces, NAT rules
-	for lab in demo test roles prove; do LAB=$$lab $(PYTHON) lab/lab.py destroy; done
+	for lab in demo test prove $(SCENARIOS:molecule-%=%); do LAB=$$lab $(PYTHON) lab/lab.py destroy; done
 	$(SUDO) rm -rf .lab
 
 distclean: clean  ## remove the virtualenvs and caches, too

@@ -3,7 +3,8 @@
 
 Needs root and Debian's package tools; no container engine, KVM or kernel NFS. Everything it
 makes is below .lab/ in this checkout, in the namespace `airflow-NAME` and in the nftables table `airflow-NAME`;
-`destroy` removes all three. NAME is $LAB (default "demo"), so that the tests' lab never touches the demo's.
+`destroy` removes all three. NAME is $LAB (default "demo"), so that the tests' lab never touches the demo's. The first
+`up` with $LAB_FROM begins with the disks of that lab's snapshot.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 NAME = os.environ.get("LAB") or "demo"
 STATE = ROOT / ".lab" / NAME
 IMAGES = ROOT / ".lab" / "images"
+SNAPSHOTS = ROOT / ".lab" / "snapshots"
+# A lab whose snapshot a new lab begins with.
+FROM = os.environ.get("LAB_FROM")
 NAMESPACE = f"airflow-{NAME}"
 OWNER = Path(f"/run/{NAMESPACE}.owner")
 # Settings of this machine's kernel that a lab needs, at least. The last lab leaves them as the first one found them.
@@ -47,7 +51,7 @@ VETH = f"aflab{NETWORK.rsplit('.', 1)[1]}"
 
 # Where the caller's environment may name a package index, and what `sudo` has to leave of it.
 INDEXES = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"]
-ENVIRONMENT = ["LAB", "LAB_HOSTS", *INDEXES]
+ENVIRONMENT = ["LAB", "LAB_FROM", "LAB_HOSTS", *INDEXES]
 
 PACKAGES = ["mmdebstrap", "patchelf", "e2fsprogs", "iproute2", "nftables", "openssh-client"]
 
@@ -537,6 +541,8 @@ def up(hosts: list[str]) -> None:
         with ThreadPoolExecutor() as builders:
             list(builders.map(build_image, sorted({HOSTS[host].suite for host in hosts})))
     write_ssh_config()
+    if FROM and not any((STATE / f"{host}.cow").exists() for host in HOSTS):
+        copy_snapshot(FROM, hosts)
     make_network()
     set_sysctls()
     say(f"booting {' '.join(hosts)}")
@@ -559,22 +565,45 @@ def cut(hosts: list[str]) -> None:
         kill(host)
 
 
-def snapshot(hosts: list[str]) -> None:
-    """Keep the hosts' disks as they are now, for `restore`; the hosts are shut down and booted again."""
-    power_off(hosts)
+def copy_disks(hosts: list[str], source: Path, destination: Path) -> None:
     for host in hosts:
-        run("cp", "--sparse=always", "--reflink=auto", STATE / f"{host}.cow", STATE / f"{host}.cow.snapshot")
-    up(hosts)
+        for name in (f"{host}.cow", f"{host}.base"):
+            run("cp", "--sparse=always", "--reflink=auto", source / name, destination / name)
+
+
+def copy_snapshot(name: str, hosts: list[str]) -> None:
+    """Take over the disks of another lab's snapshot, and the secrets that are on them; nothing when there is none."""
+    source = SNAPSHOTS / name
+    if all((source / f"{host}.cow").exists() for host in hosts):
+        copy_disks(hosts, source, STATE)
+        if (source / "secrets").exists():
+            run("cp", "--archive", source / "secrets", STATE)
+
+
+def snapshot(hosts: list[str]) -> None:
+    """Keep the hosts' disks as they are at this moment, as after a power cut, for `restore` and for other labs."""
+    destination = SNAPSHOTS / NAME
+    destination.mkdir(parents=True, exist_ok=True)
+    # Their kernels stand still meanwhile, all at once, so that the disks fit each other.
+    kernels = [pid for host in hosts if (pid := pid_of(host))]
+    for pid in kernels:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        copy_disks(hosts, STATE, destination)
+    finally:
+        for pid in kernels:
+            os.kill(pid, signal.SIGCONT)
+    if (STATE / "secrets").exists():
+        run("cp", "--archive", STATE / "secrets", destination)
 
 
 def restore(hosts: list[str]) -> None:
     """Cut the power, take the disks back to the last snapshot, boot."""
     for host in hosts:
-        if not (STATE / f"{host}.cow.snapshot").exists():
+        if not (SNAPSHOTS / NAME / f"{host}.cow").exists():
             die(f"{host} has no snapshot")
     cut(hosts)
-    for host in hosts:
-        run("cp", "--sparse=always", "--reflink=auto", STATE / f"{host}.cow.snapshot", STATE / f"{host}.cow")
+    copy_disks(hosts, SNAPSHOTS / NAME, STATE)
     up(hosts)
 
 

@@ -13,10 +13,10 @@ import time
 
 import yaml
 
-from lab import HOSTS, ROOT, STATE, ssh
+from lab import HOSTS, ROOT, SNAPSHOTS, STATE, ssh
 from pipeline import Airflow, run_pipeline, until
 
-CHECKS = [f"molecule/default/tests/test_{name}.py" for name in ("site", "outages")]
+CHECKS = ["molecule/default/tests/test_site.py", "molecule/outages/tests/test_outages.py"]
 
 
 def lab(*arguments: str) -> None:
@@ -63,7 +63,7 @@ def main() -> None:
     chosen = [item for item in breaks if re.search(pattern, item["name"], re.IGNORECASE)]
     if not chosen:
         sys.exit(f"BREAKS={pattern}: no break of lab/breaks.yml has such a name")
-    if all((STATE / f"{host}.cow.snapshot").exists() for host in HOSTS):
+    if all((SNAPSHOTS / STATE.name / f"{host}.cow").exists() for host in HOSTS):
         lab("restore")
     subprocess.run(["ansible-playbook", "site.yml"], cwd=ROOT, check=True)  # noqa: S607
     until(settled, 300)
