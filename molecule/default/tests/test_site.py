@@ -115,6 +115,11 @@ def test_the_database_is_mysql(main1):
     assert main1.socket("tcp://127.0.0.1:3306").is_listening
 
 
+def test_the_database_takes_every_character(main1):
+    query = "SELECT default_character_set_name FROM information_schema.schemata WHERE schema_name = 'airflow'"
+    assert main1.check_output(f'mysql --batch --skip-column-names --execute "{query}"') == "utf8mb4"
+
+
 @pytest.mark.parametrize("port", [3306, 33060, 6379])
 def test_strangers_reach_neither_database_nor_broker(port):
     with contextlib.suppress(ConnectionRefusedError), socket.create_connection((address("main1"), port), timeout=5):
@@ -189,6 +194,13 @@ def test_dags_are_the_same_release_on_both(main1, edge1):
     assert main1.check_output(command) == edge1.check_output(command)
 
 
+def test_nobody_else_reads_the_secrets_on_the_controller():
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (STATE / "secrets").iterdir()}
+    assert len(modes) >= 6
+    assert set(modes.values()) == {0o600}, modes
+    assert (STATE / "secrets").stat().st_mode & 0o777 == 0o700
+
+
 def test_an_edge_host_knows_one_secret(edge1):
     content = edge1.file("/etc/airflow/airflow.env").content_string
     for name in ("admin_password", "api_secret_key", "fernet_key", "mysql_password", "redis_password"):
@@ -227,6 +239,12 @@ def test_the_edge_worker_is_healthy_in_the_ui(airflow):
 
     assert [(worker["worker_name"], worker["queues"]) for worker in workers()] == [("edge1", ["edge_queue"])]
     until(lambda: workers()[0]["state"] in ("idle", "running"), 120)
+
+
+def test_airflows_example_dags_are_not_there(airflow):
+    dags = airflow.call("GET", "/api/v2/dags?limit=100")["dags"]
+    assert {"producer_dag", "consumer_dag"} <= {dag["dag_id"] for dag in dags}
+    assert not [dag["dag_id"] for dag in dags if "example_dags" in dag["fileloc"]]
 
 
 def test_no_dag_has_an_import_error(airflow):
