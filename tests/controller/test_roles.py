@@ -33,5 +33,5 @@ def test_every_variable_has_its_roles_prefix_and_a_description(role):
         assert name.startswith(f"{role}_")
         assert option["description"]
         # Ansible would print its value.
-        secret = any(word in name for word in ("password", "secret", "fernet"))
+        secret = any(word in name for word in ("password", "secret", "fernet", "private_key"))
         assert option.get("no_log", False) == secret, name

@@ -1,7 +1,11 @@
 """What a user would notice of the installation."""
 
+import base64
 import contextlib
+import copy
 import hashlib
+import hmac
+import json
 import re
 import socket
 import time
@@ -51,11 +55,11 @@ def test_main_and_edge_agree_on_every_option_that_both_have(main1, edge1):
 
 
 def test_others_cannot_read_the_settings(main1, edge1):
-    for host in (main1, edge1):
-        environment = host.file("/etc/airflow/airflow.env")
-        assert (environment.user, environment.group) == ("root", "airflow")
-        assert environment.mode == 0o640, f"{environment.path} has mode {environment.mode:o}"
-        assert host.run("setpriv --reuid=nobody --clear-groups cat /etc/airflow/airflow.env").rc != 0
+    for host, name in ((main1, "airflow.env"), (main1, "jwt_private_key.pem"), (edge1, "airflow.env")):
+        file = host.file(f"/etc/airflow/{name}")
+        assert (file.user, file.group) == ("root", "airflow")
+        assert file.mode == 0o640, f"{file.path} has mode {file.mode:o}"
+        assert host.run(f"setpriv --reuid=nobody --clear-groups cat {file.path}").rc != 0
 
 
 @pytest.mark.parametrize("unit", [*(f"airflow-{name}.service" for name in MAIN_UNITS), "airflow.target"])
@@ -207,6 +211,19 @@ def test_an_edge_host_knows_one_secret(edge1):
         knows = (STATE / "secrets" / name).read_text() in content
         assert not knows, f"edge1 knows {name}"
     assert (STATE / "secrets/jwt_secret").read_text() in content
+    assert edge1.check_output("ls -A /etc/airflow") == "airflow.env"
+
+
+def test_that_secret_opens_the_edge_api_alone(airflow):
+    """With it an edge host can make a token for any user; main must not take it."""
+    claims = {"sub": "1", "aud": "apache-airflow", "iat": int(time.time()), "nbf": 0, "exp": int(time.time()) + 600}
+    parts = [json.dumps(part).encode() for part in ({"alg": "HS512", "typ": "JWT"}, claims)]
+    signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    signature = hmac.digest((STATE / "secrets/jwt_secret").read_bytes(), signed, "sha512")
+    edge = copy.copy(airflow)
+    edge.token = (signed + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
+    with pytest.raises(RuntimeError, match=r": 40[13] "):
+        pytest.fail(f"an edge host reads every connection: {edge.call('GET', '/api/v2/connections')}")
 
 
 def test_an_edge_host_has_neither_celery_nor_a_mysql_driver_nor_a_compiler(edge1):
