@@ -163,8 +163,10 @@ def test_what_one_host_writes_the_other_reads_at_once(main1, edge1):
 def test_the_nas_is_exported_to_these_hosts_alone(nas1):
     exports = [line.split() for line in nas1.check_output("exportfs -s").splitlines()]
     assert {path for path, _ in exports} == {"/srv/filestorage"}
-    assert {client.partition("(")[0] for _, client in exports} == {"main1", "edge1"}
-    assert all({"sync", "rw", "root_squash"} <= set(re.split("[(,)]", client)) for _, client in exports)
+    clients = {name: set(options) for name, *options in (re.split("[(,)]", client) for _, client in exports)}
+    assert clients.keys() == {"main1", "edge1"}, f"the NAS is exported to {sorted(clients)}"
+    for name, options in clients.items():
+        assert {"sync", "rw", "root_squash"} <= options, f"the NAS is exported to {name} with {sorted(options)}"
 
 
 def test_strangers_cannot_mount_the_nas(nas1):
