@@ -39,17 +39,16 @@ test-units: .venv-dags/ready  ## contracts of the roles; unit tests of dags/ in 
 
 molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs of their own: check, converge, idempotence, reboot, verify
 	@$(MAKE) --no-print-directory --jobs $(JOBS) $(SCENARIOS)
-	@$(SUDO) rm -rf .lab/snapshots
+	@$(SUDO) rm -rf .lab/snapshots/default
 
 # Two labs side by side, for one keeps one core busy; one after the other when the memory of both does not fit into /dev/shm.
 JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : 2}')
 # These begin with the site that default has installed.
 molecule-outages molecule-airflow_edge: molecule-default
-molecule-outages molecule-airflow_edge: export LAB_FROM := default
 $(SCENARIOS): molecule-%: .venv/ready
 	@# Molecule remembers a scenario that was interrupted, and would leave steps out.
 	@molecule reset --scenario-name $* >/dev/null 2>&1
-	@LAB=$* molecule test --scenario-name $* 2>&1 | sed --unbuffered "s/^/$* | /"
+	@LAB=$* LAB_FROM=$(if $(filter outages airflow_edge,$*),default) molecule test --scenario-name $* 2>&1 | sed --unbuffered "s/^/$* | /"
 
 prove: .venv/ready  ## break a converged lab on purpose, in every way of lab/breaks.yml: the checks have to notice
 	LAB=prove python lab/prove.py '$(BREAKS)'

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterable
@@ -46,12 +47,14 @@ def publish(path: Path, content: bytes | Iterable[bytes], *, source: str = "", r
 
     The manifest says path, sha256, bytes, rows, source and fetched_at; it lies beside the file, in .20251020.txt.json.
 
-    :raises ValueError: the path is outside the NAS.
+    :raises ValueError: the content is empty, or the path is outside the NAS.
     :raises OSError: the NAS is full, away or read-only; nothing has the name then.
     """
     _check_inside(path)
     temporary, digest, size = _write_temporary(path, [content] if isinstance(content, bytes) else content)
     try:
+        if not size:
+            raise ValueError(f"{path} would be empty: the source sent nothing")
         target, is_new = _take_name(temporary, path, digest)
     finally:
         temporary.unlink(missing_ok=True)
@@ -107,12 +110,8 @@ def read(manifest: dict) -> bytes:
 
 def version_of(path: Path, number: int) -> Path:
     """Return the name of a file's version: 20251020.txt, 20251020.v2.txt, 20251020.v3.txt."""
-    if number == 1:
-        return path
-    suffix = path.suffix
-    if suffix in (".gz", ".bz2", ".xz", ".zst"):
-        suffix = Path(path.stem).suffix + suffix
-    return path.with_name(f"{path.name.removesuffix(suffix)}.v{number}{suffix}")
+    stem, suffix = _split(path)
+    return path if number == 1 else path.with_name(f"{stem}.v{number}{suffix}")
 
 
 def _check_inside(path: Path) -> None:
@@ -145,20 +144,33 @@ def _take_name(temporary: Path, path: Path, digest: str) -> tuple[Path, bool]:
 
     Returns the path, and whether it is new.
     """
-    number, newest = 1, None
+    number = max(_versions(path), default=1)
     while True:
         target = version_of(path, number)
-        if not target.exists():
-            if newest and _digest(newest) == digest:
-                return newest, False
-            # Unlike a rename, a link never replaces what another writer has put there meanwhile.
-            with contextlib.suppress(FileExistsError):
-                target.hardlink_to(temporary)
-            # A link whose answer got lost is asked for again, and is there already: ours all the same.
-            if target.samefile(temporary):
-                _sync_directory(path.parent)
-                return target, True
-        number, newest = number + 1, target
+        # Unlike a rename, a link never replaces what is there already.
+        with contextlib.suppress(FileExistsError):
+            target.hardlink_to(temporary)
+        # A link whose answer got lost is asked for again, and is there: ours all the same.
+        if target.samefile(temporary):
+            _sync_directory(path.parent)
+            return target, True
+        if _digest(target) == digest:
+            return target, False
+        number += 1
+
+
+def _versions(path: Path) -> list[int]:
+    """Return the numbers of a file's versions that are there; old ones can have been removed."""
+    stem, suffix = _split(path)
+    pattern = re.compile(rf"{re.escape(stem)}(?:\.v([1-9]\d*))?{re.escape(suffix)}")
+    return [int(found[1] or 1) for other in path.parent.iterdir() if (found := pattern.fullmatch(other.name))]
+
+
+def _split(path: Path) -> tuple[str, str]:
+    suffix = path.suffix
+    if suffix in (".gz", ".bz2", ".xz", ".zst"):
+        suffix = Path(path.stem).suffix + suffix
+    return path.name.removesuffix(suffix), suffix
 
 
 def _digest(path: Path) -> str:

@@ -305,7 +305,7 @@ def build_image(suite: str) -> Path:
     shutil.rmtree(overlay)
     for old in IMAGES.glob(f"{suite}-*.ext4"):
         # Copy-on-write files name their base: keep one that a host still stands on.
-        if not any(str(old) in p.read_bytes()[:8192].decode(errors="ignore") for p in IMAGES.parent.glob("*/*.cow")):
+        if not any(str(old) in p.read_bytes()[:8192].decode(errors="ignore") for p in IMAGES.parent.glob("**/*.cow")):
             old.unlink()
     partial.rename(target)
     return target
@@ -572,7 +572,7 @@ def copy_disks(hosts: list[str], source: Path, destination: Path) -> None:
 
 
 def copy_snapshot(name: str, hosts: list[str]) -> None:
-    """Take over the disks of another lab's snapshot, and the secrets that are on them; nothing when there is none."""
+    """Take over the disks of a snapshot, and the secrets that are on them; nothing when there is none."""
     source = SNAPSHOTS / name
     if all((source / f"{host}.cow").exists() for host in hosts):
         copy_disks(hosts, source, STATE)
@@ -603,7 +603,8 @@ def restore(hosts: list[str]) -> None:
         if not (SNAPSHOTS / NAME / f"{host}.cow").exists():
             die(f"{host} has no snapshot")
     cut(hosts)
-    copy_disks(hosts, SNAPSHOTS / NAME, STATE)
+    STATE.mkdir(parents=True, exist_ok=True)
+    copy_snapshot(NAME, hosts)
     up(hosts)
 
 

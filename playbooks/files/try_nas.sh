@@ -1,7 +1,8 @@
 #!/bin/sh
 # Mount SRC for a moment, in the mount namespace of this process, and write there as UID:GID, with the option VERS (vers=4.2).
 # Needs no package: the kernel mounts NFSv4 by itself when it is given the address.
-# Exit codes: 11 the server's name is unknown, 12 it does not answer, 13 it refuses the mount, 14 UID cannot write.
+# Exit codes: 11 the server's name is unknown, 12 it does not answer, 13 it refuses the mount, 14 UID cannot write, 15 there
+# are no hard links (with which dags/nas.py gives a file its name, and never takes another's).
 set -u
 src=$1 uid=$2 gid=$3 vers=$4
 server=${src%%:*}
@@ -15,8 +16,11 @@ if ! mount -i -t nfs4 -o "$vers,addr=$address,soft,timeo=50,retrans=2,noexec,nos
     exit 13
 fi
 setpriv --reuid "$uid" --regid "$gid" --clear-groups \
-    sh -c 'cd "$1" && : >".airflow-probe-$$" && rm ".airflow-probe-$$"' sh "$directory"
+    sh -c 'cd "$1" && touch ".airflow-probe-$$" || exit 14
+        ln ".airflow-probe-$$" ".airflow-probe-$$-2" || written=15
+        rm ".airflow-probe-$$"* && exit "${written:-0}"' sh "$directory"
 written=$?
 umount "$directory"
 rmdir "$directory"
-[ "$written" = 0 ] || exit 14
+case $written in 0 | 15) exit "$written" ;; esac
+exit 14

@@ -102,6 +102,23 @@ def test_the_same_content_again_changes_nothing_and_other_content_is_a_new_versi
     assert len(hidden(filestorage)) == 3, "a temporary file was left"
 
 
+def test_a_version_that_was_removed_does_not_come_back(filestorage):
+    path = filestorage / "20251020.txt"
+    nas.publish(path, b"one\n")
+    second = nas.publish(path, b"two\n")
+    path.unlink()
+    assert nas.publish(path, b"two\n") == second
+    assert nas.read(nas.publish(path, b"one\n")) == b"one\n"
+    assert names(filestorage) == ["20251020.v2.txt", "20251020.v3.txt"]
+
+
+def test_an_empty_file_is_not_published(filestorage):
+    for content in (b"", iter([])):
+        with pytest.raises(ValueError, match="would be empty"):
+            nas.publish(filestorage / "20251020.txt", content)
+    assert list(filestorage.iterdir()) == []
+
+
 def test_writers_at_the_same_time_lose_nothing(filestorage):
     path = filestorage / "20251020.txt"
     contents = [f"{number}\n".encode() * 100_000 for number in range(8)]

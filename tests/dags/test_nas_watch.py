@@ -2,89 +2,207 @@
 
 import asyncio
 import logging
-import sys
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
+from airflow.providers.edge3.cli import worker
+from airflow.providers.edge3.models.edge_worker import EdgeWorkerState
+from airflow.providers.edge3.worker_api.routes.worker import redefine_maintenance_comments, redefine_state
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "roles/airflow_runtime/files"))
 import nas_watch
+
+ROLES = Path(__file__).resolve().parents[2] / "roles"
 
 
 @pytest.fixture
-def watch(tmp_path, monkeypatch):
-    """Return a function that starts the watch of a directory that is taken for a mount."""
+def mounted(tmp_path, monkeypatch):
+    """What counts as a mount point; a test takes out of it."""
+    mounted = {"/", str(tmp_path)}
+    monkeypatch.setattr(nas_watch.os.path, "ismount", lambda path: path in mounted)
+    return mounted
+
+
+@pytest.fixture
+def watch(tmp_path, mounted, monkeypatch):
+    """Return a function that asks as an edge worker does that is no longer new."""
     monkeypatch.setattr(nas_watch, "INTERVAL", 0.02)
     monkeypatch.setattr(nas_watch, "PATIENCE", 0.2)
-    monkeypatch.setattr(nas_watch.os.path, "ismount", lambda path: path == str(tmp_path))
+    monkeypatch.setattr(nas_watch, "BEGINNING", 0)
     monkeypatch.setattr(nas_watch, "_watches", [])
     monkeypatch.setenv("NAS_WATCH", str(tmp_path))
     return lambda: asyncio.run(nas_watch.system_info())
 
 
+WELL = {"status": logging.INFO}
+
+
 def until(condition):
     deadline = time.monotonic() + 5
-    while not (value := condition()):
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    return value
 
 
 def test_a_mount_that_answers_is_no_problem(watch):
-    assert watch() == {}
+    assert watch() == WELL
     time.sleep(0.3)
-    assert watch() == {}
+    assert watch() == WELL
+
+
+def test_a_new_worker_neither_enters_nor_leaves_maintenance(watch, monkeypatch):
+    monkeypatch.setattr(nas_watch, "BEGINNING", 1 << 40)
+    assert watch()["status"] == logging.WARNING
 
 
 def test_nothing_to_watch_is_no_problem(watch, monkeypatch):
     monkeypatch.setenv("NAS_WATCH", "")
-    assert watch() == {}
+    assert watch() == WELL
 
 
-def test_a_directory_that_is_not_mounted_is_an_error(watch, tmp_path, monkeypatch):
-    (tmp_path / "other").mkdir()
-    monkeypatch.setenv("NAS_WATCH", f"{tmp_path}:{tmp_path}/other")
-    assert until(watch) == {"status": logging.ERROR, "status_text": f"{tmp_path}/other is not mounted"}
+@pytest.mark.parametrize("below", ["", "/incoming"])
+def test_a_directory_whose_mount_goes_is_an_error_and_its_return_is_none(below, watch, mounted, tmp_path, monkeypatch):
+    path = Path(f"{tmp_path}{below}")
+    path.mkdir(exist_ok=True)
+    monkeypatch.setenv("NAS_WATCH", f"{tmp_path}:{path}")
+    assert watch() == WELL
+    until(lambda: all(watch.mount for watch in nas_watch._watches))
+    mounted.remove(str(tmp_path))
+    until(lambda: watch()["status"] == logging.ERROR)
+    assert f"{tmp_path} is not mounted any more" in watch()["status_text"]
+    mounted.add(str(tmp_path))
+    until(lambda: watch() == WELL)
 
 
 def test_a_directory_that_is_gone_is_an_error(watch, monkeypatch):
     monkeypatch.setenv("NAS_WATCH", "/nowhere")
-    assert "/nowhere" in until(watch)["status_text"]
+    until(lambda: watch()["status"] == logging.ERROR)
+    assert "/nowhere" in watch()["status_text"]
 
 
 def test_a_mount_that_hangs_is_an_error_and_hangs_nobody(watch, tmp_path, monkeypatch):
     answer = threading.Event()
     monkeypatch.setattr(nas_watch.os, "statvfs", lambda path: answer.wait(30))
-    assert watch() == {}
+    assert watch() == WELL
     begin = time.monotonic()
-    assert f"{tmp_path} has not answered for" in until(watch)["status_text"]
+    until(lambda: watch()["status"] == logging.ERROR)
+    assert f"{tmp_path} has not answered for" in watch()["status_text"]
     assert time.monotonic() - begin < 3
     answer.set()
-    until(lambda: watch() == {})
+    until(lambda: watch() == WELL)
 
 
-def test_a_celery_worker_leaves_its_queues_and_comes_back_though_its_broker_was_away(watch, monkeypatch):
-    state, calls = {"problem": "away", "broker": False}, []
+def test_a_celery_worker_is_told_until_it_does_what_it_shall(watch, monkeypatch):
+    """A broadcast can get lost, a broker can be away, and a worker that lost its broker forgets queues."""
+    problem, serves, lost = [""], {"default", "big"}, ["refused", "lost"]
 
     def change(name):
         def call(queue, destination):
-            if not state["broker"]:
+            assert destination == ["celery@main"]
+            if lost and lost.pop() == "refused":
                 raise ConnectionError
-            calls.append((name, queue, destination))
+            if not lost:
+                getattr(serves, name)(queue)
 
         return call
 
-    control = SimpleNamespace(cancel_consumer=change("cancel"), add_consumer=change("add"))
-    monkeypatch.setattr(nas_watch, "problems", lambda: state["problem"])
-    arguments = (SimpleNamespace(control=control), "celery@main", ["default", "big"])
-    threading.Thread(target=nas_watch._follow, args=arguments, daemon=True).start()
-    time.sleep(0.1)
-    state["broker"] = True
-    until(lambda: len(calls) == 2)
-    state["problem"] = ""
-    until(lambda: len(calls) == 4)
-    time.sleep(0.1)
-    assert calls == [(name, queue, ["celery@main"]) for name in ("cancel", "add") for queue in ("default", "big")]
+    consumer = SimpleNamespace(
+        app=SimpleNamespace(control=SimpleNamespace(cancel_consumer=change("discard"), add_consumer=change("add"))),
+        hostname="celery@main",
+        task_consumer=SimpleNamespace(consuming_from=lambda queue: queue in serves),
+    )
+    monkeypatch.setattr(nas_watch, "problems", lambda: problem[0])
+    threading.Thread(target=nas_watch._follow, args=(consumer, ["default", "big"]), daemon=True).start()
+    problem[0] = "away"
+    until(lambda: serves == set())
+    lost += ["refused", "lost"]
+    problem[0] = ""
+    until(lambda: serves == {"default", "big"})
+    serves.clear()
+    until(lambda: serves == {"default", "big"})
+
+
+@pytest.fixture
+def main(monkeypatch):
+    """What the main server keeps of an edge worker, changed by its own rules; a stand-in for its database."""
+    row = SimpleNamespace(state=None, comments=None)
+
+    async def set_state(name, state, jobs, queues, sysinfo, comments=None, team_name=None):
+        row.state = redefine_state(row.state, state)
+        row.comments = redefine_maintenance_comments(row.state, row.comments, comments)
+        answer = {"versions_match": True, "queues": queues, "concurrency": None}
+        return SimpleNamespace(state=row.state, maintenance_comments=row.comments, **answer)
+
+    monkeypatch.setattr(worker, "worker_set_state", set_state)
+    return row
+
+
+@pytest.fixture
+def edge_worker(main, tmp_path, monkeypatch):
+    """Return a function that starts an edge worker, as far as its state goes."""
+    for name, value in nas_settings().items():
+        monkeypatch.setenv(f"AIRFLOW__EDGE__{name.upper()}", value)
+    monkeypatch.setenv("AIRFLOW__EDGE__API_URL", "http://main/edge_worker/v1/rpcapi")
+
+    def start():
+        edge = worker.EdgeWorker(str(tmp_path / "pid"), "edge1", ["edge_queue"], 4)
+        main.state = redefine_state(main.state, EdgeWorkerState.STARTING)
+        return edge
+
+    return start
+
+
+def nas_settings():
+    """The role's options for the watch, as section.option: value without the section."""
+    settings = yaml.safe_load((ROLES / "airflow_edge/vars/main.yml").read_text())["__airflow_edge_settings"]
+    chosen = {name.removeprefix("edge."): str(value) for name, value in settings.items()}
+    return {name: chosen[name] for name in chosen if name.startswith(("automatic_", "extended_"))}
+
+
+def beat(edge, times=4):
+    for _ in range(times):
+        asyncio.run(edge.heartbeat())
+
+
+def stop(edge):
+    edge.drain = True
+    beat(edge, 1)
+
+
+def test_an_edge_worker_that_was_stopped_in_maintenance_serves_again(edge_worker, main, monkeypatch):
+    problem = [""]
+    monkeypatch.setattr(nas_watch, "problems", lambda: problem[0])
+    monkeypatch.setattr(nas_watch, "BEGINNING", 0)
+    edge = edge_worker()
+    beat(edge)
+    assert main.state == EdgeWorkerState.IDLE
+    problem[0] = "away"
+    beat(edge)
+    assert main.state == EdgeWorkerState.MAINTENANCE_MODE
+    stop(edge)
+    assert main.state == EdgeWorkerState.OFFLINE_MAINTENANCE
+    problem[0] = ""
+    monkeypatch.setattr(nas_watch, "BEGINNING", 1 << 40)
+    edge = edge_worker()
+    beat(edge)
+    assert main.state == EdgeWorkerState.MAINTENANCE_MODE
+    monkeypatch.setattr(nas_watch, "BEGINNING", 0)
+    beat(edge)
+    assert main.state == EdgeWorkerState.IDLE
+
+
+def test_maintenance_that_somebody_asked_for_lasts(edge_worker, main, monkeypatch):
+    monkeypatch.setattr(nas_watch, "problems", lambda: "")
+    monkeypatch.setattr(nas_watch, "BEGINNING", 0)
+    edge = edge_worker()
+    beat(edge)
+    main.state, main.comments = EdgeWorkerState.MAINTENANCE_REQUEST, "hands off"
+    beat(edge)
+    stop(edge)
+    edge = edge_worker()
+    beat(edge)
+    assert main.state in (EdgeWorkerState.MAINTENANCE_MODE, EdgeWorkerState.MAINTENANCE_REQUEST)
+    assert edge.maintenance_mode

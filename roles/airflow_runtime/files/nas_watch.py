@@ -9,12 +9,19 @@ import logging
 import os
 import threading
 import time
+from pathlib import Path
 
 # Seconds between two looks, and without an answer until a directory counts as away.
 INTERVAL = 5
 PATIENCE = 15
+# Seconds in which a new edge worker neither enters nor leaves maintenance.
+BEGINNING = 30
 
 log = logging.getLogger(__name__)
+
+
+def mount_of(path: str) -> str:
+    return next(name for name in map(str, (path, *Path(path).parents)) if os.path.ismount(name))
 
 
 class Watch(threading.Thread):
@@ -23,6 +30,8 @@ class Watch(threading.Thread):
     def __init__(self, path: str):
         super().__init__(name=f"watch {path}", daemon=True)
         self.path = path
+        # Where it is mounted: systemd starts a worker with its directories, so what the first look finds is right.
+        self.mount = ""
         self.answered = time.monotonic()
         self.failure = ""
         self.start()
@@ -37,7 +46,8 @@ class Watch(threading.Thread):
         try:
             # Asks the server, whatever the client remembers.
             os.statvfs(self.path)
-            self.failure = "" if os.path.ismount(self.path) else f"{self.path} is not mounted"
+            self.mount = self.mount or mount_of(self.path)
+            self.failure = "" if os.path.ismount(self.mount) else f"{self.mount} is not mounted any more"
         except OSError as error:
             self.failure = str(error)
 
@@ -60,26 +70,34 @@ def problems() -> str:
     return "; ".join(problem for problem in (watch.problem() for watch in _watches) if problem)
 
 
+_begin = time.monotonic()
+
+
 async def system_info() -> dict:
     """For the edge worker: an error takes it into maintenance, with the reason on its page in the UI."""
-    problem = problems()
-    return {"status": logging.ERROR, "status_text": problem} if problem else {}
+    if problem := problems():
+        return {"status": logging.ERROR, "status_text": problem}
+    # A worker that was stopped in maintenance is asked back into it by the main server, and answers only when it stays
+    # there for a heartbeat. A warning lets it: it is neither the reason to enter nor to leave.
+    if time.monotonic() - _begin < BEGINNING:
+        return {"status": logging.WARNING, "status_text": "Just started"}
+    return {"status": logging.INFO}
 
 
-def _follow(app, hostname: str, queues: list[str]) -> None:
+def _follow(consumer, queues: list[str]) -> None:
     """Let a Celery worker serve its queues only while there is no problem."""
-    serves = True
     while True:
         problem = problems()
-        if serves == bool(problem):
-            log.warning("%s the queues %s: %s", "Leaving" if problem else "Serving", queues, problem or "all is well")
-            change = app.control.cancel_consumer if problem else app.control.add_consumer
-            try:
-                for queue in queues:
-                    change(queue, destination=[hostname])
-                serves = not problem
-            except Exception:
-                log.exception("The broker did not take it; trying again")
+        try:
+            for queue in queues:
+                # What it really does counts: a broadcast can get lost, and after a loss of its broker a worker begins
+                # without the queues that it had left.
+                if consumer.task_consumer.consuming_from(queue) == bool(problem):
+                    log.warning("%s %s: %s", "Leaving" if problem else "Serving", queue, problem or "all is well")
+                    change = consumer.app.control.cancel_consumer if problem else consumer.app.control.add_consumer
+                    change(queue, destination=[consumer.hostname])
+        except Exception:
+            log.exception("The broker did not take it; trying again")
         time.sleep(INTERVAL)
 
 
@@ -87,7 +105,7 @@ def _watch_celery(sender, **_) -> None:
     # The worker is ready again after each loss of its broker; it is watched already then.
     worker_ready.disconnect(_watch_celery)
     queues = [queue.name for queue in sender.task_consumer.queues]
-    threading.Thread(target=_follow, args=(sender.app, sender.hostname, queues), daemon=True).start()
+    threading.Thread(target=_follow, args=(sender, queues), daemon=True).start()
 
 
 try:
