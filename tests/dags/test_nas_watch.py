@@ -1,6 +1,7 @@
 """The watch of the role airflow_runtime, in the environment of an edge host, where it finds no Celery."""
 
 import asyncio
+import itertools
 import logging
 import threading
 import time
@@ -31,7 +32,7 @@ def watch(tmp_path, mounted, monkeypatch):
     """Return a function that asks as an edge worker does that is no longer new."""
     monkeypatch.setattr(nas_watch, "INTERVAL", 0.02)
     monkeypatch.setattr(nas_watch, "PATIENCE", 0.2)
-    monkeypatch.setattr(nas_watch, "BEGINNING", 0)
+    monkeypatch.setattr(nas_watch, "_questions", itertools.count(4))
     monkeypatch.setattr(nas_watch, "_watches", [])
     monkeypatch.setenv("NAS_WATCH", str(tmp_path))
     return lambda: asyncio.run(nas_watch.system_info())
@@ -54,8 +55,8 @@ def test_a_mount_that_answers_is_no_problem(watch):
 
 
 def test_a_new_worker_neither_enters_nor_leaves_maintenance(watch, monkeypatch):
-    monkeypatch.setattr(nas_watch, "BEGINNING", 1 << 40)
-    assert watch()["status"] == logging.WARNING
+    monkeypatch.setattr(nas_watch, "_questions", itertools.count(1))
+    assert [watch()["status"] for _ in range(4)] == [logging.WARNING] * 3 + [logging.INFO]
 
 
 def test_nothing_to_watch_is_no_problem(watch, monkeypatch):
@@ -148,7 +149,10 @@ def edge_worker(main, tmp_path, monkeypatch):
     monkeypatch.setenv("AIRFLOW__EDGE__API_URL", "http://main/edge_worker/v1/rpcapi")
 
     def start():
+        monkeypatch.setattr(nas_watch, "_questions", itertools.count(1))
         edge = worker.EdgeWorker(str(tmp_path / "pid"), "edge1", ["edge_queue"], 4)
+        # As it registers.
+        asyncio.run(edge._get_sysinfo())
         main.state = redefine_state(main.state, EdgeWorkerState.STARTING)
         return edge
 
@@ -167,42 +171,31 @@ def beat(edge, times=4):
         asyncio.run(edge.heartbeat())
 
 
-def stop(edge):
-    edge.drain = True
-    beat(edge, 1)
-
-
-def test_an_edge_worker_that_was_stopped_in_maintenance_serves_again(edge_worker, main, monkeypatch):
+@pytest.mark.parametrize("end", [EdgeWorkerState.OFFLINE_MAINTENANCE, EdgeWorkerState.UNKNOWN])
+def test_an_edge_worker_that_ended_in_maintenance_serves_again(end, edge_worker, main, monkeypatch):
+    """It was stopped, or it died and the scheduler noticed."""
     problem = [""]
     monkeypatch.setattr(nas_watch, "problems", lambda: problem[0])
-    monkeypatch.setattr(nas_watch, "BEGINNING", 0)
     edge = edge_worker()
     beat(edge)
     assert main.state == EdgeWorkerState.IDLE
     problem[0] = "away"
     beat(edge)
     assert main.state == EdgeWorkerState.MAINTENANCE_MODE
-    stop(edge)
-    assert main.state == EdgeWorkerState.OFFLINE_MAINTENANCE
+    main.state = end
     problem[0] = ""
-    monkeypatch.setattr(nas_watch, "BEGINNING", 1 << 40)
     edge = edge_worker()
-    beat(edge)
-    assert main.state == EdgeWorkerState.MAINTENANCE_MODE
-    monkeypatch.setattr(nas_watch, "BEGINNING", 0)
     beat(edge)
     assert main.state == EdgeWorkerState.IDLE
 
 
 def test_maintenance_that_somebody_asked_for_lasts(edge_worker, main, monkeypatch):
     monkeypatch.setattr(nas_watch, "problems", lambda: "")
-    monkeypatch.setattr(nas_watch, "BEGINNING", 0)
     edge = edge_worker()
     beat(edge)
     main.state, main.comments = EdgeWorkerState.MAINTENANCE_REQUEST, "hands off"
     beat(edge)
-    stop(edge)
+    main.state = EdgeWorkerState.OFFLINE_MAINTENANCE
     edge = edge_worker()
     beat(edge)
-    assert main.state in (EdgeWorkerState.MAINTENANCE_MODE, EdgeWorkerState.MAINTENANCE_REQUEST)
-    assert edge.maintenance_mode
+    assert main.state == EdgeWorkerState.MAINTENANCE_MODE

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import ROOT
+from lab import ROOT, STATE
 from pipeline import until
 
 EDGE = "airflow-edge-worker.service"
@@ -142,8 +142,8 @@ def test_a_nas_that_hangs_fails_no_task_and_gets_no_more(airflow, slow, nas1, ma
         body = {"logical_date": None, "conf": {"seconds": 1}}
         waiting = airflow.call("POST", "/api/v2/dags/foreign_slow/dagRuns", body)
         # Celery's queue is a list in Redis; a worker that serves it would take the task at once.
-        length = ". /etc/airflow/airflow.env; redis-cli -u ${AIRFLOW__CELERY__BROKER_URL%/0} llen default"
-        until(lambda: main1.check_output(f"bash -c '{length}'") == "1")
+        password = (STATE / "secrets/redis_password").read_text()
+        until(lambda: main1.check_output(f"REDISCLI_AUTH={password} redis-cli llen default") == "1")
         until(lambda: airflow.task(waiting, "slow_on_edge")["state"] == "queued")
         # An edge worker that served would fetch it in a few seconds.
         time.sleep(10)

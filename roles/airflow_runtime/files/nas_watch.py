@@ -5,6 +5,7 @@ heartbeat ([edge] extended_system_info_function); a Celery worker loads CELERY_C
 Tasks that wait meanwhile stay in their queue, and those that run are left to the mount: a hard one lets them wait.
 """
 
+import itertools
 import logging
 import os
 import threading
@@ -14,8 +15,6 @@ from pathlib import Path
 # Seconds between two looks, and without an answer until a directory counts as away.
 INTERVAL = 5
 PATIENCE = 15
-# Seconds in which a new edge worker neither enters nor leaves maintenance.
-BEGINNING = 30
 
 log = logging.getLogger(__name__)
 
@@ -70,16 +69,17 @@ def problems() -> str:
     return "; ".join(problem for problem in (watch.problem() for watch in _watches) if problem)
 
 
-_begin = time.monotonic()
+_questions = itertools.count(1)
 
 
 async def system_info() -> dict:
     """For the edge worker: an error takes it into maintenance, with the reason on its page in the UI."""
+    question = next(_questions)
     if problem := problems():
         return {"status": logging.ERROR, "status_text": problem}
-    # A worker that was stopped in maintenance is asked back into it by the main server, and answers only when it stays
-    # there for a heartbeat. A warning lets it: it is neither the reason to enter nor to leave.
-    if time.monotonic() - _begin < BEGINNING:
+    # A worker that ended in maintenance registers, is asked back into it with its first heartbeat, and has to obey with
+    # the second, or is asked for ever. A warning lets it: it is the reason neither to enter maintenance nor to leave.
+    if question <= 3:
         return {"status": logging.WARNING, "status_text": "Just started"}
     return {"status": logging.INFO}
 
