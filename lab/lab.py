@@ -303,13 +303,16 @@ def build_image(suite: str) -> Path:
     run("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0,assume_storage_prezeroed=1", "-d", tree, partial, "16G")
     shutil.rmtree(tree)
     shutil.rmtree(overlay)
-    # Keep those that a host or a snapshot still stands on.
-    bases = {Path(base.read_text().strip()).name for base in IMAGES.parent.glob("**/*.base")}
-    for old in IMAGES.glob(f"{suite}-*.ext4"):
-        if old.name not in bases:
-            old.unlink()
+    for old in unused_images(suite):
+        old.unlink()
     partial.rename(target)
     return target
+
+
+def unused_images(suite: str) -> list[Path]:
+    """Return the images on which no host's disk and no snapshot stands."""
+    bases = {Path(base.read_text().strip()).name for base in IMAGES.parent.glob("**/*.base")}
+    return [image for image in IMAGES.glob(f"{suite}-*.ext4") if image.name not in bases]
 
 
 # -- Network ----------------------------------------------------------------------------------------------------

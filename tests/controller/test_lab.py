@@ -1,0 +1,17 @@
+"""The lab's program, as far as it needs no hosts."""
+
+import lab
+
+
+def test_an_image_stays_as_long_as_a_disk_or_a_snapshot_stands_on_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(lab, "IMAGES", tmp_path / "images")
+    for name in ("trixie-1", "trixie-2", "trixie-3", "forky-1"):
+        (tmp_path / f"images/{name}.ext4").parent.mkdir(exist_ok=True)
+        (tmp_path / f"images/{name}.ext4").touch()
+    for number, directory in ((1, "demo"), (2, "snapshots/default")):
+        (tmp_path / directory).mkdir(parents=True)
+        (tmp_path / directory / "edge1.base").write_text(f"{tmp_path}/images/trixie-{number}.ext4\n")
+    # As large as a guest's disk: it must not be read.
+    with (tmp_path / "demo/edge1.cow").open("wb") as disk:
+        disk.truncate(16 << 30)
+    assert [image.name for image in lab.unused_images("trixie")] == ["trixie-3.ext4"]
