@@ -8,8 +8,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-SCENARIOS := $(addprefix molecule-,default nas mysql airflow_dags redis preflight outages airflow_edge)
-.PHONY: help demo test lint docs test-units molecule $(SCENARIOS) prove lock stop clean distclean
+SCENARIOS := $(addprefix molecule-,default nas mysql airflow_dags redis preflight outages feeds security airflow_edge)
+.PHONY: help demo test lint docs test-units molecule $(SCENARIOS) prove lock audit stop clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,23 +43,38 @@ molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs o
 	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS)
 	@$(SUDO) rm -rf .lab/snapshots/default
 
-# Two labs side by side, for one keeps one core busy; one after the other when the memory of both does not fit into /dev/shm.
+# Labs side by side, when the memory in /dev/shm is for two. Three sites on two cores are so slow that requests time out.
 JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : 2}')
-# These begin with the site that default has installed.
-molecule-outages molecule-airflow_edge: molecule-default
+# The roles one after another beside default, on what that leaves of two cores; then those that begin with the site that
+# default has installed.
+molecule-mysql: molecule-nas
+molecule-airflow_dags: molecule-mysql
+molecule-redis: molecule-airflow_dags
+molecule-preflight: molecule-redis
+molecule-outages molecule-feeds molecule-security molecule-airflow_edge: molecule-default
 $(SCENARIOS): molecule-%: .venv/ready
 	@# Molecule remembers a scenario that was interrupted, and would leave steps out.
 	@molecule reset --scenario-name $* >/dev/null 2>&1
-	@LAB=$* LAB_FROM=$(if $(filter outages airflow_edge,$*),default) molecule test --scenario-name $* 2>&1 | sed --unbuffered "s/^/$* | /"
+	@LAB=$* LAB_FROM=$(if $(filter outages feeds security airflow_edge,$*),default) \
+	    nice -n $(if $(filter nas mysql airflow_dags redis preflight,$*),10,0) molecule test --scenario-name $* 2>&1 | sed --unbuffered "s/^/$* | /"
 
 prove: .venv/ready  ## break a converged lab on purpose, in every way of lab/breaks.yml: the checks have to notice
 	LAB=prove python lab/prove.py '$(BREAKS)'
 
 lock: .venv/ready  ## renew the hash-pinned files in requirements/ from the ranges in pyproject.toml
-	for group in uv controller main edge dags-test; do \
+	for group in uv controller main edge dags-test audit; do \
 	    uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	        --custom-compile-command 'make lock' --group pyproject.toml:$$group --output-file requirements/$$group.txt; \
 	done
+
+audit: .venv-audit/ready  ## known vulnerabilities in what hosts install, and what that is, as .cache/sbom-main.json and sbom-edge.json (CycloneDX)
+	@mkdir -p .cache; for group in main edge; do \
+	    .venv-audit/bin/cyclonedx-py requirements --output-file .cache/sbom-$$group.json requirements/$$group.txt || exit 1; \
+	done
+	@# Strict: a package that the index does not tell about has not been found to be safe.
+	@for group in main edge; do echo "requirements/$$group.txt:"; \
+	    .venv-audit/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements/$$group.txt || failed=1; \
+	done; exit $${failed:-0}
 
 stop: .venv/ready  ## shut the demo's hosts down; `make demo` boots them again
 	python lab/lab.py stop
@@ -69,7 +84,7 @@ clean:  ## remove the labs: hosts, disks, images, namespaces, NAT rules
 	$(SUDO) rm -rf .lab
 
 distclean: clean  ## remove the virtualenvs and caches, too
-	rm -rf .venv .venv-dags .cache .ansible .molecule
+	rm -rf .venv .venv-audit .venv-dags .cache .ansible .molecule
 
 # A virtualenv is complete when its mark is newer than its lock.
 .venv/ready: requirements/uv.txt requirements/controller.txt
@@ -87,6 +102,12 @@ distclean: clean  ## remove the virtualenvs and caches, too
 	@echo "Installing chromium-driver"
 	@$(SUDO) apt-get update -qq
 	@$(SUDO) DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium-driver >/dev/null
+
+.venv-audit/ready: .venv/ready requirements/audit.txt
+	@echo "Making .venv-audit, with the tools of make audit"
+	@uv venv --quiet --clear --python $(PYTHON) .venv-audit
+	@uv pip sync --quiet --python .venv-audit --require-hashes requirements/audit.txt
+	@touch $@
 
 .venv-dags/ready: .venv/ready requirements/dags-test.txt
 	@echo "Making .venv-dags, the environment of an edge host"

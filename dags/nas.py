@@ -12,8 +12,8 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable
-from datetime import UTC, date, datetime
+from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -21,6 +21,8 @@ from airflow.sdk import Asset
 
 # Where the NAS is mounted on every host.
 FILESTORAGE = Path("/opt/airflow/filestorage")
+# Lies on the share, and not under it: without it the share is not mounted, or is another one. site.yml makes it.
+GUARD = ".nas"
 # The day begins and ends in this time zone, whatever zone a server is in.
 TIME_ZONE = ZoneInfo("Asia/Seoul")
 # Seconds that a reader waits for a file: another host's NFS client can show it late.
@@ -29,59 +31,79 @@ PATIENCE = 30
 nas_filestorage = Asset("nas_filestorage")
 
 
-def day_of(logical_date: datetime | None, run_after: datetime) -> date:
-    """Return the day that a run stands for, in TIME_ZONE.
+def day_of(logical_date: datetime | None, run_after: datetime, zone: tzinfo = TIME_ZONE) -> date:
+    """Return the day that a run stands for, in a time zone.
 
     It follows the logical date, so that a run that is late, repeated or backfilled still means its own day. A run that
     was triggered by hand can have no logical date; then it is the day from which it was allowed to run.
     """
-    return (logical_date or run_after).astimezone(TIME_ZONE).date()
+    return (logical_date or run_after).astimezone(zone).date()
 
 
-def publish(path: Path, content: bytes | Iterable[bytes], *, source: str = "", rows: int | None = None) -> dict:
+def publish(
+    path: Path,
+    content: bytes | Iterable[bytes],
+    *,
+    source: str = "",
+    rows: int | Callable[[Path, str], int | None] | None = None,
+    day: date | None = None,
+) -> dict:
     """Write a file so that other hosts see all of it or nothing, and return its manifest for the asset event.
 
     The content (whole, or in pieces that need not fit into memory together) goes to a temporary name in the same
     directory, reaches the NAS's disk, and then takes its name. What has a name is never written again: the same content
     as that of the newest version changes nothing, other content becomes the next version, 20251020.v2.txt.
 
-    The manifest says path, sha256, bytes, rows, source and fetched_at; it lies beside the file, in .20251020.txt.json.
+    The manifest says path, version, sha256, bytes, rows, source, day and fetched_at; it lies beside the file, in
+    .20251020.txt.json, and may stay when the file is removed: its version is not given to other content. The rows can
+    be counted by a function: it gets the temporary file and its digest, and when it raises, nothing gets the name.
 
     :raises ValueError: the content is empty, or the path is outside the NAS.
-    :raises OSError: the NAS is full, away or read-only; nothing has the name then.
+    :raises OSError: the NAS is full, away, read-only or not mounted; nothing has the name then.
     """
-    _check_inside(path)
+    _check_place(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary, digest, size = _write_temporary(path, [content] if isinstance(content, bytes) else content)
     try:
         if not size:
             raise ValueError(f"{path} would be empty: the source sent nothing")
-        target, is_new = _take_name(temporary, path, digest)
+        if callable(rows):
+            rows = rows(temporary, digest)
+        target, version, is_new = _take_name(temporary, path, digest)
     finally:
         temporary.unlink(missing_ok=True)
-    beside = target.with_name(f".{target.name}.json")
-    with contextlib.suppress(FileNotFoundError):
-        if not is_new and (manifest := json.loads(beside.read_bytes()))["sha256"] == digest:
-            return manifest
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    manifest = {"path": str(target), "sha256": digest, "bytes": size, "rows": rows, "source": source, "fetched_at": now}
+    if not is_new and (manifest := manifest_of(target)) and manifest["sha256"] == digest:
+        return manifest
+    manifest = {
+        "path": str(target),
+        "version": version,
+        "sha256": digest,
+        "bytes": size,
+        "rows": rows,
+        "source": source,
+        "day": day and day.isoformat(),
+        "fetched_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
+    beside = _beside(target)
     written, _, _ = _write_temporary(beside, [json.dumps(manifest).encode()])
     written.replace(beside)
     _sync_directory(beside.parent)
     return manifest
 
 
-def check(manifest: dict) -> Path:
+def check(manifest: dict, patience: float | None = None) -> Path:
     """Return the path of a published file, when its content is what the manifest says.
 
-    Waits up to PATIENCE seconds for the file to appear on this host. A manifest without a digest (an event that was not
-    made by publish) is satisfied by any content.
+    Waits up to PATIENCE seconds, or as long as is said, for the file to appear on this host. A manifest without a
+    digest (an event that was not made by publish) is satisfied by any content.
 
     :raises FileNotFoundError: it did not appear.
+    :raises OSError: the NAS is away or not mounted.
     :raises ValueError: it is empty, its content is not what was published, or it is outside the NAS.
     """
     path = Path(manifest["path"])
-    _check_inside(path)
-    deadline = time.monotonic() + PATIENCE
+    _check_place(path)
+    deadline = time.monotonic() + (PATIENCE if patience is None else patience)
     # Opening asks the server; a look at the directory may be answered from memory.
     while True:
         try:
@@ -114,9 +136,28 @@ def version_of(path: Path, number: int) -> Path:
     return path if number == 1 else path.with_name(f"{stem}.v{number}{suffix}")
 
 
-def _check_inside(path: Path) -> None:
+def manifest_of(path: Path) -> dict | None:
+    """Return the manifest that lies beside a file, or where the file was; None when there is none."""
+    try:
+        manifest = json.loads(_beside(path).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.keys() >= {"path", "sha256"} else None
+
+
+def require() -> None:
+    """Go on only when the NAS is where it should be.
+
+    :raises OSError: it is away or not mounted, or another share is.
+    """
+    if not (FILESTORAGE / GUARD).exists():
+        raise OSError(f"{FILESTORAGE / GUARD} is missing: the NAS is not mounted there; `site.yml` mounts it")
+
+
+def _check_place(path: Path) -> None:
     if not path.resolve().is_relative_to(FILESTORAGE.resolve()):
         raise ValueError(f"{path} is not on the NAS ({FILESTORAGE})")
+    require()
 
 
 def _write_temporary(path: Path, pieces: Iterable[bytes]) -> tuple[Path, str, int]:
@@ -139,31 +180,42 @@ def _write_temporary(path: Path, pieces: Iterable[bytes]) -> tuple[Path, str, in
     return temporary, digest.hexdigest(), size
 
 
-def _take_name(temporary: Path, path: Path, digest: str) -> tuple[Path, bool]:
+def _take_name(temporary: Path, path: Path, digest: str) -> tuple[Path, int, bool]:
     """Give a temporary file the name of the next version, unless the newest has its content.
 
-    Returns the path, and whether it is new.
+    Returns the path, the version, and whether it is new.
     """
     number = max(_versions(path), default=1)
     while True:
         target = version_of(path, number)
+        if not target.exists() and (manifest_of(target) or {}).get("sha256", digest) != digest:
+            number += 1
+            continue
         # Unlike a rename, a link never replaces what is there already.
         with contextlib.suppress(FileExistsError):
             target.hardlink_to(temporary)
         # A link whose answer got lost is asked for again, and is there: ours all the same.
         if target.samefile(temporary):
             _sync_directory(path.parent)
-            return target, True
+            return target, number, True
         if _digest(target) == digest:
-            return target, False
+            return target, number, False
         number += 1
 
 
 def _versions(path: Path) -> list[int]:
-    """Return the numbers of a file's versions that are there; old ones can have been removed."""
+    """Return the numbers of a file's versions that are there, or of which the manifest is."""
     stem, suffix = _split(path)
     pattern = re.compile(rf"{re.escape(stem)}(?:\.v([1-9]\d*))?{re.escape(suffix)}")
-    return [int(found[1] or 1) for other in path.parent.iterdir() if (found := pattern.fullmatch(other.name))]
+    names = (
+        re.sub(r"\.(.+)\.json", r"\1", other.name) if other.name[0] == "." else other.name
+        for other in path.parent.iterdir()
+    )
+    return [int(found[1] or 1) for name in names if (found := pattern.fullmatch(name))]
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.json")
 
 
 def _split(path: Path) -> tuple[str, str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
 
 from lab import ROOT, SSH_CONFIG, ssh
-from pipeline import Airflow, run_pipeline, seconds
+from pipeline import Airflow, run_feed, run_pipeline, seconds
+
+FEED = "debian_packages"
 
 
 def main() -> None:
@@ -24,12 +27,18 @@ def main() -> None:
 
     part("Booting nas1, main1 and edge1", sys.executable, str(ROOT / "lab/lab.py"), "up")
     part("Installing everything: ansible-playbook site.yml", "ansible-playbook", "site.yml")
+    part("Adding an outside service, out1: lab/outside.yml", "ansible-playbook", "lab/outside.yml")
 
     print("\n== Running the pipeline", flush=True)
     begin = time.monotonic()
     airflow = Airflow()
     outcome = run_pipeline(airflow)
     parts.append(("Running the pipeline", time.monotonic() - begin))
+
+    print(f"== Running the feed {FEED}", flush=True)
+    begin = time.monotonic()
+    feed = run_feed(airflow, FEED)
+    parts.append((f"Running the feed {FEED}", time.monotonic() - begin))
 
     producer, consumer, tasks = outcome["producer"], outcome["consumer"], outcome["tasks"]
     celery, edge, process = (
@@ -70,6 +79,32 @@ def main() -> None:
     for item in outcome["read"]:
         print(f"{item['path']}: {item['lines']}")
 
+    manifest = feed["manifest"]
+    on_nas = manifest["path"].replace("/opt/airflow/filestorage", "/srv/filestorage")
+    count = "import lzma, sys; print(len([line for line in lzma.open(sys.argv[1]) if line.startswith(b'Package:')]))"
+
+    def ask(host: str, *command: str) -> str:
+        return ssh(host, shlex.join(command)).stdout.strip()
+
+    def query(statement: str) -> list[str]:
+        return ask("main1", "mysql", "--batch", "--skip-column-names", "warehouse", "-e", statement).split()
+
+    state, records = query(f"SELECT state, records FROM feed_files WHERE path = '{manifest['path']}'")  # noqa: S608
+    [rows] = query(f"SELECT COUNT(*) FROM {FEED} WHERE feed_day = '{manifest['day']}'")  # noqa: S608
+    stages = [
+        ("in the index that the service publishes", "out1", "HTTPS",
+         ask("out1", "python3", "-c", count, "/srv/outside/debian/Packages.xz")),
+        (f"fetched by {FEED}_fetch", "edge1", "edge worker", manifest["rows"]),
+        (f"kept as {on_nas.rpartition('/')[2]}, {manifest['bytes']} bytes", "nas1", "NFS",
+         ask("nas1", "python3", "-c", count, on_nas)),
+        (f"{state} by {FEED}_load", "main1", "Celery worker", records),
+        (f"in the table warehouse.{FEED}", "main1", "MySQL", rows),
+    ]  # fmt: skip
+    print(f"\nThe feed {FEED}, of {manifest['day']}, from a service that only edge1 reaches:")
+    print(f"   {'stage':50} {'host':7} {'component':14} records")
+    for stage, where, component, number in stages:
+        print(f"   {stage:50} {where:7} {component:14} {number:>7}")
+
     print("\nHow long each part took:")
     for title, took in parts:
         print(f"{int(took) // 60:3}:{int(took) % 60:02} {title}")
@@ -77,7 +112,7 @@ def main() -> None:
     print(f"""
 Look further:
   UI                 {airflow.url}  (admin / {airflow.password})
-  on a host          ssh -F {config} edge1        (or main1, nas1)
+  on a host          ssh -F {config} edge1        (or main1, nas1, out1)
   the edge worker    ssh -F {config} edge1 systemctl status airflow-edge-worker
   Airflow's CLI      ssh -F {config} main1 airflow edge list-workers
   install again      ansible-playbook site.yml    (first: source .venv/bin/activate)

@@ -72,7 +72,10 @@ HOSTS = {
     "nas1": Host(11, "trixie", "1G", 300),
     "main1": Host(12, "forky", "8G", 4500),
     "edge1": Host(13, "trixie", "4G", 1500),
+    "out1": Host(14, "trixie", "1G", 500),
 }
+# What a command means that names no host. out1 is the world outside, for those who ask for it: lab/outside.yml.
+SITE = ["nas1", "main1", "edge1"]
 
 # What a freshly installed Debian server has and minbase lacks, as far as this project needs it. No udev: there is
 # no hardware to find, and looking for it takes longer than the rest of the boot.
@@ -576,12 +579,11 @@ def copy_disks(hosts: list[str], source: Path, destination: Path) -> None:
 
 
 def copy_snapshot(name: str, hosts: list[str]) -> None:
-    """Take over the disks of a snapshot, and the secrets that are on them; nothing when there is none."""
+    """Take over the disks that a snapshot has, and the secrets that are on them."""
     source = SNAPSHOTS / name
-    if all((source / f"{host}.cow").exists() for host in hosts):
-        copy_disks(hosts, source, STATE)
-        if (source / "secrets").exists():
-            run("cp", "--archive", source / "secrets", STATE)
+    copy_disks([host for host in hosts if (source / f"{host}.cow").exists()], source, STATE)
+    if (source / "secrets").exists():
+        run("cp", "--archive", source / "secrets", STATE)
 
 
 def snapshot(hosts: list[str]) -> None:
@@ -644,14 +646,16 @@ def main() -> None:
         description=__doc__, epilog=summary, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("hosts", nargs="*", metavar="host", help=f"default: $LAB_HOSTS, or all of {', '.join(HOSTS)}")
+    parser.add_argument("hosts", nargs="*", metavar="host", help=f"default: $LAB_HOSTS, or {', '.join(SITE)}")
     arguments = parser.parse_args()
     for host in arguments.hosts:
         if host not in HOSTS:
             die(f"there is no host {host!r}; there are {', '.join(HOSTS)}")
     if arguments.command != "status":
         require_rights()
-    COMMANDS[arguments.command](arguments.hosts or os.environ.get("LAB_HOSTS", "").split() or list(HOSTS))
+    # `stop` leaves nothing running, and `status` leaves nothing out.
+    default = list(HOSTS) if arguments.command in ("stop", "status") else SITE
+    COMMANDS[arguments.command](arguments.hosts or os.environ.get("LAB_HOSTS", "").split() or default)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Run the pipeline through Airflow's REST API, from the trigger of producer_dag to the end of consumer_dag."""
+"""Run the pipeline and feeds through Airflow's REST API, from the trigger of a DAG to the end of what it starts."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
+import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -24,14 +27,31 @@ def until(condition, seconds: float = 60, interval: float = 1):
     return value
 
 
-class Airflow:
-    """A session of the user admin with the API server of main1; raises what call() raises."""
+class Connection(http.client.HTTPSConnection):
+    """To main1, with the certificate of that name: a lab that begins with a snapshot has other addresses."""
 
-    def __init__(self):
-        self.url = f"http://{address('main1')}:8080"
-        self.password = (STATE / "secrets/admin_password").read_text()
+    def connect(self):
+        plain = socket.create_connection((self.host, self.port), self.timeout)
+        self.sock = self._context.wrap_socket(plain, server_hostname="main1")
+
+
+class Handler(urllib.request.HTTPSHandler):
+    """Opens URLs with such connections."""
+
+    def https_open(self, request):
+        return self.do_open(Connection, request, context=self._context)
+
+
+class Airflow:
+    """A session of a user with the API server of main1; raises what call() raises."""
+
+    def __init__(self, username: str = "admin", password: str | None = None):
+        self.url = f"https://{address('main1')}"
+        self.tls = ssl.create_default_context(cafile=STATE / "secrets/authority.pem")
+        self.opener = urllib.request.build_opener(Handler(context=self.tls))
+        self.password = password or (STATE / "secrets/admin_password").read_text()
         self.token = None
-        self.token = self.call("POST", "/auth/token", {"username": "admin", "password": self.password})["access_token"]
+        self.token = self.call("POST", "/auth/token", {"username": username, "password": self.password})["access_token"]
 
     def call(self, method: str, path: str, body: dict | None = None) -> dict:
         """Send a request and return the JSON of the answer.
@@ -44,7 +64,7 @@ class Airflow:
             request.add_header("Authorization", f"Bearer {self.token}")
         data = None if body is None else json.dumps(body).encode()
         try:
-            with urllib.request.urlopen(request, data, timeout=30) as answer:  # noqa: S310
+            with self.opener.open(request, data, timeout=30) as answer:
                 text = answer.read()
                 # A DELETE has no answer.
                 return json.loads(text) if text else {}
@@ -116,8 +136,25 @@ def run_pipeline(airflow: Airflow) -> dict:
             print(airflow.log(producer, name, max(tasks[name]["try_number"], 1)))
         raise RuntimeError(f"producer_dag {producer['dag_run_id']} ended as {producer['state']}; its log is above")
 
+    event, consumer = started_by(airflow, producer)
+    consumer = airflow.follow(consumer)
+    tasks["process_file_from_nas"] = airflow.task(consumer, "process_file_from_nas")
+    if consumer["state"] != "success":
+        print(airflow.log(consumer, "process_file_from_nas", max(tasks["process_file_from_nas"]["try_number"], 1)))
+        raise RuntimeError(f"consumer_dag {consumer['dag_run_id']} ended as {consumer['state']}; its log is above")
+    return {
+        "producer": producer,
+        "consumer": consumer,
+        "tasks": tasks,
+        "event": event,
+        "read": airflow.result(consumer, "process_file_from_nas"),
+    }
+
+
+def started_by(airflow: Airflow, run: dict) -> tuple[dict, dict]:
+    """Wait for the asset event of a run, and for the run that it started; return both."""
     deadline = time.monotonic() + 120
-    query = f"/api/v2/assets/events?source_dag_id=producer_dag&source_run_id={producer['dag_run_id']}"
+    query = f"/api/v2/assets/events?source_dag_id={run['dag_id']}&source_run_id={run['dag_run_id']}"
     while True:
         try:
             events = airflow.call("GET", query.replace("+", "%2B"))["asset_events"]
@@ -128,22 +165,31 @@ def run_pipeline(airflow: Airflow) -> dict:
             if events and events[0]["created_dagruns"]:
                 break
         if time.monotonic() > deadline:
-            raise TimeoutError(f"no consumer_dag was started by the events {events}")
+            raise TimeoutError(f"no run was started by the events {events} of {run['dag_id']}")
         time.sleep(0.5)
-    started = events[0]["created_dagruns"][0]["run_id"]
-    run = airflow.call("GET", f"/api/v2/dags/consumer_dag/dagRuns/{started.replace('+', '%2B')}")
-    consumer = airflow.follow(run)
-    tasks["process_file_from_nas"] = airflow.task(consumer, "process_file_from_nas")
-    if consumer["state"] != "success":
-        print(airflow.log(consumer, "process_file_from_nas", max(tasks["process_file_from_nas"]["try_number"], 1)))
-        raise RuntimeError(f"consumer_dag {started} ended as {consumer['state']}; its log is above")
-    return {
-        "producer": producer,
-        "consumer": consumer,
-        "tasks": tasks,
-        "event": events[0],
-        "read": airflow.result(consumer, "process_file_from_nas"),
-    }
+    started = events[0]["created_dagruns"][0]
+    path = f"/api/v2/dags/{started['dag_id']}/dagRuns/{started['run_id'].replace('+', '%2B')}"
+    return events[0], airflow.call("GET", path)
+
+
+def run_feed(airflow: Airflow, feed: str) -> dict:
+    """Fetch a feed's file of today and wait until it is loaded: its manifest, and the runs of both DAGs."""
+    airflow.unpause(f"{feed}_load")
+    airflow.unpause(f"{feed}_fetch")
+    # Unpausing starts runs of the last schedule.
+    with contextlib.suppress(TimeoutError):
+        until(lambda: airflow.states(f"{feed}_fetch"), 20)
+    until(lambda: airflow.states(f"{feed}_fetch") | airflow.states(f"{feed}_load") <= set(ENDED), 300)
+    fetching = airflow.follow(airflow.call("POST", f"/api/v2/dags/{feed}_fetch/dagRuns", {"logical_date": None}))
+    if fetching["state"] != "success":
+        print(airflow.log(fetching, "fetch", airflow.task(fetching, "fetch")["try_number"]))
+        raise RuntimeError(f"{feed}_fetch {fetching['dag_run_id']} ended as {fetching['state']}; its log is above")
+    _, loading = started_by(airflow, fetching)
+    loading = airflow.follow(loading)
+    if loading["state"] != "success":
+        print(airflow.log(loading, "load", airflow.task(loading, "load")["try_number"]))
+        raise RuntimeError(f"{feed}_load {loading['dag_run_id']} ended as {loading['state']}; its log is above")
+    return {"manifest": airflow.result(fetching, "fetch"), "fetch": fetching, "load": loading}
 
 
 def seconds(begin: str, end: str) -> float:

@@ -13,7 +13,7 @@ import time
 
 import yaml
 
-from lab import HOSTS, ROOT, SNAPSHOTS, STATE, ssh
+from lab import ROOT, SITE, SNAPSHOTS, STATE, ssh
 from pipeline import Airflow, run_pipeline, until
 
 CHECKS = ["molecule/default/tests/test_site.py", "molecule/outages/tests/test_outages.py"]
@@ -63,7 +63,7 @@ def main() -> None:
     chosen = [item for item in breaks if re.search(pattern, item["name"], re.IGNORECASE)]
     if not chosen:
         sys.exit(f"BREAKS={pattern}: no break of lab/breaks.yml has such a name")
-    if all((SNAPSHOTS / STATE.name / f"{host}.cow").exists() for host in HOSTS):
+    if all((SNAPSHOTS / STATE.name / f"{host}.cow").exists() for host in SITE):
         lab("restore")
     subprocess.run(["ansible-playbook", "site.yml"], cwd=ROOT, check=True)  # noqa: S607
     until(settled, 300)

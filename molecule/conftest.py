@@ -1,11 +1,14 @@
 """Connections to the lab's hosts, a session with Airflow's API, and journals when a test fails."""
 
 import contextlib
+import os
+import shutil
+import subprocess
 
 import pytest
 import testinfra
 
-from lab import HOSTS, SSH_CONFIG, pid_of, ssh
+from lab import HOSTS, ROOT, SSH_CONFIG, pid_of, ssh
 from pipeline import Airflow, run_pipeline, until
 
 
@@ -26,6 +29,34 @@ def main1():
 @pytest.fixture(scope="session")
 def edge1():
     return connect("edge1")
+
+
+@pytest.fixture(scope="session")
+def out1():
+    return connect("out1")
+
+
+@pytest.fixture(scope="session")
+def sync():
+    """Put the DAG code of a directory on every host."""
+
+    def sync(source):
+        command = ["ansible-playbook", "playbooks/dags.yml", "-e", f"airflow_dags_src={source}"]
+        environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)  # noqa: S603
+
+    return sync
+
+
+@pytest.fixture(scope="module")
+def dags_of_the_tests(request, sync, tmp_path_factory):
+    """The project's DAG code with that of the scenario, on every host until the module's tests have ended."""
+    directory = tmp_path_factory.mktemp("site") / "dags"
+    shutil.copytree(ROOT / "dags", directory)
+    shutil.copytree(request.path.parents[1] / "dags", directory, dirs_exist_ok=True)
+    sync(directory)
+    yield
+    sync(ROOT / "dags")
 
 
 @pytest.fixture(scope="session")

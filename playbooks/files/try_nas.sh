@@ -1,10 +1,11 @@
 #!/bin/sh
 # Mount SRC for a moment, in the mount namespace of this process, and write there as UID:GID, with the option VERS (vers=4.2).
+# GUARD is `make` or `look`: the file .nas says which share it is; without it nothing is published (dags/nas.py).
 # Needs no package: the kernel mounts NFSv4 by itself when it is given the address.
 # Exit codes: 11 the server's name is unknown, 12 it does not answer, 13 it refuses the mount, 14 UID cannot write, 15 there
-# are no hard links (with which dags/nas.py gives a file its name, and never takes another's).
+# are no hard links (with which dags/nas.py gives a file its name, and never takes another's), 16 .nas says it is another share.
 set -u
-src=$1 uid=$2 gid=$3 vers=$4
+src=$1 uid=$2 gid=$3 vers=$4 guard=$5
 server=${src%%:*}
 
 address=$({ getent ahostsv4 "$server" || getent ahosts "$server"; } | awk '{ print $1; exit }')
@@ -18,9 +19,18 @@ fi
 setpriv --reuid "$uid" --regid "$gid" --clear-groups \
     sh -c 'cd "$1" && touch ".airflow-probe-$$" || exit 14
         ln ".airflow-probe-$$" ".airflow-probe-$$-2" || written=15
-        rm ".airflow-probe-$$"* && exit "${written:-0}"' sh "$directory"
+        rm ".airflow-probe-$$"* || exit 14
+        # Whole or not at all, and never over another.
+        if [ "$3" = make ] && ! [ -e .nas ]; then
+            printf "%s\n" "$2" >".nas-$$" && chmod 0440 ".nas-$$" || exit 14
+            # Another host may have been quicker.
+            ln ".nas-$$" .nas 2>/dev/null && echo made
+            rm -f ".nas-$$"
+        fi
+        if [ -e .nas ] && [ "$(cat .nas)" != "$2" ]; then cat .nas; written=16; fi
+        exit "${written:-0}"' sh "$directory" "$src" "$guard"
 written=$?
 umount "$directory"
 rmdir "$directory"
-case $written in 0 | 15) exit "$written" ;; esac
+case $written in 0 | 15 | 16) exit "$written" ;; esac
 exit 14

@@ -1,5 +1,7 @@
 """The lab's program, as far as it needs no hosts."""
 
+import pytest
+
 import lab
 
 
@@ -15,3 +17,17 @@ def test_an_image_stays_as_long_as_a_disk_or_a_snapshot_stands_on_it(tmp_path, m
     with (tmp_path / "demo/edge1.cow").open("wb") as disk:
         disk.truncate(16 << 30)
     assert [image.name for image in lab.unused_images("trixie")] == ["trixie-3.ext4"]
+
+
+@pytest.mark.parametrize(
+    ("command", "hosts"),
+    [("up", ["nas1", "main1", "edge1"]), ("stop", ["nas1", "main1", "edge1", "out1"])],
+)
+def test_out1_is_not_a_part_of_the_site_and_is_not_left_running(monkeypatch, command, hosts):
+    meant = []
+    monkeypatch.setitem(lab.COMMANDS, command, meant.extend)
+    monkeypatch.setattr(lab, "require_rights", lambda: None)
+    monkeypatch.setattr("sys.argv", ["lab.py", command])
+    monkeypatch.delenv("LAB_HOSTS", raising=False)
+    lab.main()
+    assert meant == hosts

@@ -22,7 +22,9 @@ DAGS = Path(__file__).resolve().parents[2] / "dags"
 
 @pytest.fixture
 def filestorage(tmp_path, monkeypatch):
+    """A directory that stands for the NAS."""
     monkeypatch.setattr(nas, "FILESTORAGE", tmp_path)
+    (tmp_path / nas.GUARD).touch()
     return tmp_path
 
 
@@ -69,7 +71,7 @@ def names(directory):
 
 
 def hidden(directory):
-    return sorted(path.name for path in directory.iterdir() if path.name.startswith("."))
+    return sorted(path.name for path in directory.iterdir() if path.name.startswith(".") and path.name != nas.GUARD)
 
 
 def test_what_was_published_is_read_back(filestorage):
@@ -78,10 +80,12 @@ def test_what_was_published_is_read_back(filestorage):
     assert nas.read(manifest) == b"one\n"
     assert manifest | {"fetched_at": ""} == {
         "path": str(path),
+        "version": 1,
         "sha256": hashlib.sha256(b"one\n").hexdigest(),
         "bytes": 4,
         "rows": 1,
         "source": "https://example.com/one",
+        "day": None,
         "fetched_at": "",
     }
     assert json.loads((filestorage / ".20251020.txt.json").read_text()) == manifest
@@ -112,11 +116,29 @@ def test_a_version_that_was_removed_does_not_come_back(filestorage):
     assert names(filestorage) == ["20251020.v2.txt", "20251020.v3.txt"]
 
 
+@pytest.mark.parametrize("name", ["20251020.txt", "number_20251020.txt"])
+def test_a_version_that_was_removed_and_left_its_manifest_is_not_given_to_other_content(filestorage, name):
+    path = filestorage / name
+    first = nas.publish(path, b"one\n")
+    path.unlink()
+    second = nas.publish(path, b"two\n")
+    assert (second["path"], second["version"]) == (str(path.with_suffix(".v2.txt")), 2)
+    # The same content as before gets its name again.
+    Path(second["path"]).unlink()
+    assert nas.publish(path, b"two\n")["path"] == second["path"]
+    assert nas.publish(path, b"one\n")["version"] == 3
+    assert nas.manifest_of(path) == first
+    # The newest counts, when all of them were removed, too.
+    for number in (2, 3):
+        nas.version_of(path, number).unlink()
+    assert nas.publish(path, b"two\n")["version"] == 4
+
+
 def test_an_empty_file_is_not_published(filestorage):
     for content in (b"", iter([])):
         with pytest.raises(ValueError, match="would be empty"):
             nas.publish(filestorage / "20251020.txt", content)
-    assert list(filestorage.iterdir()) == []
+    assert names(filestorage) == hidden(filestorage) == []
 
 
 def test_writers_at_the_same_time_lose_nothing(filestorage):
@@ -170,7 +192,7 @@ def test_a_source_that_breaks_off_leaves_nothing(filestorage):
 
     with pytest.raises(ConnectionResetError):
         nas.publish(filestorage / "20251020.txt", source())
-    assert list(filestorage.iterdir()) == []
+    assert names(filestorage) == hidden(filestorage) == []
 
 
 def test_a_writer_that_is_killed_half_way_leaves_the_old_file(filestorage):
@@ -204,6 +226,16 @@ def test_a_missing_an_empty_a_changed_and_a_foreign_file_are_errors(filestorage,
     for use in (lambda path: nas.read({"path": str(path)}), lambda path: nas.publish(path, b"")):
         with pytest.raises(ValueError, match="not on the NAS"):
             use(filestorage / "../../etc/passwd")
+
+
+def test_nothing_is_written_or_read_where_the_nas_is_not(filestorage):
+    path = filestorage / "20251020.txt"
+    manifest = nas.publish(path, b"one\n")
+    (filestorage / nas.GUARD).unlink()
+    for use in (lambda: nas.publish(path, b"two\n"), lambda: nas.read(manifest)):
+        with pytest.raises(OSError, match=r"\.nas is missing: the NAS is not mounted there"):
+            use()
+    assert names(filestorage) == ["20251020.txt"]
 
 
 def test_a_reader_waits_for_a_file_that_its_host_does_not_see_yet(filestorage):

@@ -54,6 +54,17 @@ def test_a_mount_that_answers_is_no_problem(watch):
     assert watch() == WELL
 
 
+def test_another_share_in_its_place_is_a_problem_as_long_as_it_is_there(watch, tmp_path):
+    guard = tmp_path / nas_watch.GUARD
+    guard.touch()
+    assert watch() == WELL
+    until(lambda: nas_watch._watches[0].guard)
+    guard.unlink()
+    until(lambda: "is another share" in watch().get("status_text", ""))
+    guard.touch()
+    until(lambda: watch() == WELL)
+
+
 def test_a_new_worker_neither_enters_nor_leaves_maintenance(watch, monkeypatch):
     monkeypatch.setattr(nas_watch, "_questions", itertools.count(1))
     assert [watch()["status"] for _ in range(4)] == [logging.WARNING] * 3 + [logging.INFO]

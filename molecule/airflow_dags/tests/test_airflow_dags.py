@@ -20,6 +20,8 @@ def test_every_file_is_the_controllers(host):
         for path in (ROOT / "dags").rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
+    stub = hashlib.sha256((ROOT / "roles/airflow_dags/files/feed.py").read_bytes()).hexdigest()
+    expected |= {f"{name.removesuffix('.yml')}.py": stub for name in expected if name.startswith("feeds/")}
     lines = host.check_output(f"cd {DAGS}/ && find . -type f -printf '%P\\n' | xargs sha256sum").splitlines()
     assert {name: digest for digest, name in map(str.split, lines)} == expected
 

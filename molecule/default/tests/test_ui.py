@@ -45,6 +45,8 @@ def browser(airflow):
     # Root may not use Chromium's sandbox; it opens nothing but the lab.
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,900"):
         options.add_argument(argument)
+    # It has authorities of its own; the other tests check the certificate.
+    options.accept_insecure_certs = True
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
     yield Browser(driver, airflow.url)
     driver.quit()

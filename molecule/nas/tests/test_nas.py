@@ -26,7 +26,9 @@ def test_the_path_before_is_not_mounted(edge1):
 
 def test_options_are_the_new_ones(edge1):
     options = edge1.mount_point(PATH).options
-    assert {"rw", "vers=4.2", "hard", "lookupcache=pos", "nosuid", "nodev", "noexec", "noatime"} <= set(options)
+    assert {"rw", "vers=4.2", "hard", "lookupcache=pos", "nconnect=4", "nosuid", "nodev", "noexec", "noatime"} <= set(
+        options
+    )
 
 
 def test_what_the_airflow_user_writes_arrives(nas1, edge1):

@@ -1,38 +1,23 @@
 """DAGs of other people, and what becomes of their tasks when something stops, restarts or is away."""
 
-import os
-import shutil
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
-from lab import ROOT, STATE
+from lab import STATE
 from pipeline import until
 
 EDGE = "airflow-edge-worker.service"
 CELERY = "airflow-celery-worker.service"
 MOUNT = "opt-airflow-filestorage.mount"
-
-
-def sync(source):
-    command = ["ansible-playbook", "playbooks/dags.yml", "-e", f"airflow_dags_src={source}"]
-    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)  # noqa: S603
+LONG = f"foreign_{'long' * 58}"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def foreign_dags(airflow, tmp_path_factory):
+def foreign_dags(airflow, dags_of_the_tests):
     """The project's DAGs with those of other people dropped into the same directory, and synced."""
-    directory = tmp_path_factory.mktemp("site") / "dags"
-    shutil.copytree(ROOT / "dags", directory)
-    shutil.copytree(Path(__file__).parents[1] / "dags", directory, dirs_exist_ok=True)
-    sync(directory)
     for dag in ("foreign_slow", "foreign_classic"):
         airflow.unpause(dag)
-    yield
-    sync(ROOT / "dags")
 
 
 @pytest.fixture
@@ -92,6 +77,19 @@ def test_modules_beside_a_dag_and_the_executor_by_its_full_name(airflow, slow):
     assert airflow.result(run, "slow_on_celery") == "hello from celery"
 
 
+def test_names_as_long_as_airflow_allows(airflow, main1):
+    """The edge queue's column for a task's command is too short for them by default, and the scheduler dies."""
+    airflow.unpause(LONG)
+    body = {"logical_date": None, "dag_run_id": "n" * 240}
+    run = airflow.call("POST", f"/api/v2/dags/{LONG}/dagRuns", body)
+    try:
+        assert airflow.follow(run, 120)["state"] == "success"
+    finally:
+        airflow.call("DELETE", f"/api/v2/dags/{LONG}/dagRuns/{run['dag_run_id']}")
+    restarts = main1.check_output("systemctl show --property=NRestarts --value airflow-scheduler.service")
+    assert restarts == "0", f"the scheduler died {restarts} times"
+
+
 def test_a_stop_lets_running_tasks_end(airflow, slow, main1, edge1):
     run = slow(15)
     edge1.check_output(f"systemctl stop --no-block {EDGE}")
@@ -116,6 +114,9 @@ def test_workers_do_not_run_without_the_nas_and_come_back_with_it(nas1, main1, e
     hosts = [(main1, CELERY), (edge1, EDGE)]
     for host, unit in hosts:
         host.check_output(f"systemctl stop {unit} {MOUNT}")
+        # What is under the mount takes nothing.
+        written = host.run("setpriv --reuid=50000 --regid=50000 --clear-groups touch /opt/airflow/filestorage/lost")
+        assert "Permission denied" in written.stderr
     nas1.check_output("systemctl stop nfs-server.service")
     try:
         # As at boot: the share is not there, and systemd starts the worker.
@@ -156,6 +157,18 @@ def test_a_nas_that_hangs_fails_no_task_and_gets_no_more(airflow, slow, nas1, ma
     # A Celery worker that loses its broker begins with the queues that it remembers.
     main1.check_output("systemctl restart redis-server.service")
     assert first_tries(airflow, airflow.follow(slow(1))) == ["success", "success"]
+
+
+def test_a_worker_leaves_another_share_in_the_place_of_the_nas(airflow, edge1):
+    """The file .nas says which share it is; nothing is written without it."""
+    edge1.check_output("mkdir -p /run/other && mount --bind /run/other /opt/airflow/filestorage")
+    try:
+        until(lambda: worker_state(airflow).startswith("maintenance"))
+        [worker] = airflow.call("GET", "/edge_worker/ui/worker")["workers"]
+        assert ".nas is gone: it is another share" in worker["sysinfo"]["status_text"]
+    finally:
+        edge1.check_output("umount /opt/airflow/filestorage")
+    until(lambda: worker_state(airflow) == "idle")
 
 
 def test_what_was_killed_comes_back(airflow, main1, edge1):

@@ -64,6 +64,14 @@ def test_an_edge_url_that_does_not_end_as_it_has_to(path):
     assert f"airflow_edge_api_url of edge1 is 'http://main1:8080{path}'" in said.replace("''", "'")
 
 
+def test_an_edge_url_without_tls():
+    said = play("preflight.yml", "-e", "airflow_edge_api_url=http://main1/edge_worker/v1/rpcapi")
+    assert (
+        "airflow_edge_api_url of edge1 is 'http://main1/edge_worker/v1/rpcapi', but main1 speaks HTTPS"
+        in said.replace("''", "'")
+    )
+
+
 def test_a_python_that_is_missing():
     said = play("preflight.yml", "-e", "airflow_runtime_python=/usr/bin/python3.9")
     assert "airflow_runtime_python is /usr/bin/python3.9" in said

@@ -15,6 +15,8 @@ from pathlib import Path
 # Seconds between two looks, and without an answer until a directory counts as away.
 INTERVAL = 5
 PATIENCE = 15
+# A file that says which share it is; made by playbooks/nas.yml.
+GUARD = ".nas"
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ class Watch(threading.Thread):
         super().__init__(name=f"watch {path}", daemon=True)
         self.path = path
         # Where it is mounted: systemd starts a worker with its directories, so what the first look finds is right.
-        self.mount = ""
+        self.mount, self.guard = "", False
         self.answered = time.monotonic()
         self.failure = ""
         self.start()
@@ -45,8 +47,15 @@ class Watch(threading.Thread):
         try:
             # Asks the server, whatever the client remembers.
             os.statvfs(self.path)
-            self.mount = self.mount or mount_of(self.path)
-            self.failure = "" if os.path.ismount(self.mount) else f"{self.mount} is not mounted any more"
+            guard = (Path(self.path) / GUARD).exists()
+            if not self.mount:
+                self.mount, self.guard = mount_of(self.path), guard
+            if not os.path.ismount(self.mount):
+                self.failure = f"{self.mount} is not mounted any more"
+            elif self.guard and not guard:
+                self.failure = f"{self.path}/{GUARD} is gone: it is another share"
+            else:
+                self.failure = ""
         except OSError as error:
             self.failure = str(error)
 

@@ -1,0 +1,372 @@
+"""From files on the NAS to a table in MySQL: each version of a file once, in one transaction with its ledger's line."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from itertools import chain
+from math import isfinite
+from pathlib import Path
+
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
+
+import nas
+from feed.fetch import NEEDED, manifests
+from feed.model import Column, Feed
+from feed.parse import LIMIT, Bad, records
+
+# The ledger: what has been loaded. A file that is older than one loaded for its day is `superseded`, and left out.
+LEDGER = """\
+CREATE TABLE IF NOT EXISTS feed_files (
+    feed VARCHAR(48) NOT NULL,
+    path VARCHAR(400) NOT NULL,
+    sha256 CHAR(64) NOT NULL,
+    day DATE NOT NULL,
+    version INT NOT NULL,
+    state ENUM('loaded', 'superseded') NOT NULL,
+    table_name VARCHAR(64) NOT NULL,
+    records BIGINT NOT NULL,
+    rows_loaded BIGINT NOT NULL,
+    rows_rejected BIGINT NOT NULL,
+    fetched_at DATETIME(3) NOT NULL,
+    loaded_at TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3),
+    PRIMARY KEY (feed, path, sha256),
+    KEY (feed, day)
+) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"""
+REJECTS = """\
+CREATE TABLE IF NOT EXISTS feed_rejects (
+    feed VARCHAR(48) NOT NULL,
+    path VARCHAR(400) NOT NULL,
+    sha256 CHAR(64) NOT NULL,
+    feed_row BIGINT NOT NULL,
+    reason VARCHAR(500) NOT NULL,
+    record MEDIUMTEXT NOT NULL,
+    PRIMARY KEY (feed, path, sha256, feed_row)
+) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"""
+# What MySQL says about a value, and not about the database: null, duplicate, out of range, truncated, no such date, no
+# such value, too long, a foreign key, a trigger, not JSON, a check.
+ABOUT_A_ROW = {1048, 1062, 1264, 1265, 1292, 1366, 1406, 1411, 1452, 1644, 3140, 3141, 3144, 3157, 3819}
+# Rows and characters of one INSERT; MySQL takes 64 MB (max_allowed_packet), of up to 8 bytes for a character.
+BATCH, BATCH_SIZE = 1000, 1 << 20
+DATE = re.compile(r"\d{4}([-/.]?)\d{2}\1\d{2}(?!\d)|\d{14}")
+# Seconds that a load waits for another of its feed, and that its session may be silent: a host that lost its power
+# must not hold its locks for MySQL's usual eight hours.
+PATIENCE = 600
+# An unfinished temporary file is removed after two days.
+UNFINISHED = 2 * 86400
+
+
+def load_files(feed: Feed, announced: list[dict]) -> list[dict]:
+    """Load the files that events announced, and those on the NAS that the ledger does not know, newest first.
+
+    Each is a transaction of its own: one that fails leaves nothing behind and does not keep the others back.
+
+    :raises AirflowFailException: a file cannot be loaded as it is; names each, and the reason. Another attempt would
+        not help.
+    :raises OSError: the NAS, a file on it or the database does not answer; another attempt may help.
+    """
+    nas.require()
+    # An event that somebody made by hand has no manifest.
+    announced = [manifest for manifest in announced if manifest.keys() >= NEEDED]
+    told = {(manifest["path"], manifest["sha256"]) for manifest in announced}
+    files = {(manifest["path"], manifest["sha256"]): manifest for manifest in chain(manifests(feed), announced)}
+    results, refused, failed = [], [], []
+    with _database(feed) as connection:
+        known = _ledger(connection, feed)
+    # A bad version that a good one has followed is superseded, and not refused again and again.
+    for key, manifest in sorted(files.items(), key=lambda item: (item[1]["day"], item[1]["version"]), reverse=True):
+        if key in known:
+            continue
+        try:
+            # An announced file will appear; one that somebody took away does not hold up the others.
+            path = nas.check(manifest, None if key in told else 0)
+            with _database(feed) as connection:
+                result = _load_file(connection, feed, manifest, path)
+        except FileNotFoundError as error:
+            if key in told:
+                failed.append(f"{manifest['path']}: {error}")
+            else:
+                print(f"{manifest['path']} is not there any more, and was never loaded")
+        except Exception as error:
+            again = isinstance(error, OSError) or type(error).__name__ in ("OperationalError", "InterfaceError")
+            print(f"{manifest['path']}: {type(error).__name__}: {error}")
+            (failed if again else refused).append(f"{manifest['path']}: {error}")
+        else:
+            print("{path}: {state}, {rows_loaded} of {records} records, {rows_rejected} bad".format(**result))
+            results.append(result)
+    if failed:
+        raise OSError("\n".join(failed + refused))
+    if refused:
+        raise AirflowFailException("Not loaded:\n" + "\n".join(refused))
+    return results
+
+
+def remove_old_files(feed: Feed) -> list[str]:
+    """Remove files that are loaded and older than the feed's `keep`, and temporary files that nobody finishes.
+
+    Manifests stay: they say which versions there were.
+    """
+    nas.require()
+    removed, now = [], time.time()
+    for path in feed.directory.rglob(".*"):
+        if path.suffix != ".json" and path.is_file() and now - path.stat().st_mtime > UNFINISHED:
+            path.unlink(missing_ok=True)
+            removed.append(str(path))
+    if feed.keep is not None:
+        with _database(feed) as connection:
+            known = _ledger(connection, feed)
+        oldest = (datetime.now(feed.zone) - feed.keep).date().isoformat()
+        for manifest in manifests(feed):
+            path = Path(manifest["path"])
+            if manifest["day"] < oldest and (manifest["path"], manifest["sha256"]) in known and path.exists():
+                path.unlink(missing_ok=True)
+                removed.append(str(path))
+    print(f"Removed {len(removed)} files: {removed[:100]}")
+    return removed
+
+
+@contextmanager
+def _database(feed: Feed):
+    """Connect to the feed's database, with its ledger; what is not committed in the end is taken back.
+
+    :raises AirflowFailException: there is no such connection.
+    """
+    from airflow.providers.mysql.hooks.mysql import MySqlHook
+
+    try:
+        connection = MySqlHook(mysql_conn_id=feed.load.connection).get_conn()
+    except AirflowNotFoundException as error:
+        raise AirflowFailException(f"load.connection: {feed.load.connection} is not there: add it") from error
+    with closing(connection):
+        connection.autocommit(False)
+        connection.set_character_set("utf8mb4")
+        with closing(connection.cursor()) as cursor:
+            # A value that does not fit is an error, not a truncated one.
+            cursor.execute(
+                "SET SESSION sql_mode = 'TRADITIONAL', wait_timeout = %s, innodb_lock_wait_timeout = %s",
+                (PATIENCE, PATIENCE),
+            )
+            cursor.execute(LEDGER)
+            cursor.execute(REJECTS)
+        connection.commit()
+        yield connection
+
+
+def _ledger(connection, feed: Feed) -> set[tuple[str, str]]:
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("SELECT path, sha256 FROM feed_files WHERE feed = %s", (feed.name,))
+        known = set(cursor.fetchall())
+    connection.commit()
+    return known
+
+
+def _load_file(connection, feed: Feed, manifest: dict, path: Path) -> dict:
+    """Load one file, all of it or nothing.
+
+    :raises ValueError: the file, the feed and the table do not fit each other, or too many records are bad.
+    :raises TimeoutError: another load of this feed does not end.
+    """
+    load, day, version = feed.load, manifest["day"], manifest["version"]
+    key = (feed.name, manifest["path"], manifest["sha256"])
+    with closing(connection.cursor()) as cursor:
+        # One at a time, whoever loads; MySQL gives it back when the connection ends.
+        cursor.execute("SELECT GET_LOCK(%s, %s)", (f"feed {feed.name}", PATIENCE))
+        if cursor.fetchone()[0] != 1:
+            raise TimeoutError(f"another load of {feed.name} has been running for {PATIENCE} s")
+        _make_table(cursor, feed)
+        # What another has loaded meanwhile counts.
+        connection.commit()
+        cursor.execute(
+            "SELECT COALESCE(SUM(version > %s), 0), COALESCE(SUM(path = %s AND sha256 = %s), 0) FROM feed_files"
+            " WHERE feed = %s AND day = %s AND (state = 'loaded' OR version = %s)",
+            (version, *key[1:], feed.name, day, version),
+        )
+        superseded, loaded = map(bool, cursor.fetchone())
+        result = {"path": manifest["path"], "state": "superseded" if superseded else "loaded"}
+        if loaded:
+            return result | {"state": "already loaded", "records": 0, "rows_loaded": 0, "rows_rejected": 0}
+        # Of an earlier attempt whose line in the ledger somebody has deleted.
+        cursor.execute("DELETE FROM feed_rejects WHERE feed = %s AND path = %s AND sha256 = %s", key)
+        number = rejected = 0
+        if not superseded:
+            if load.mode == "replace":
+                cursor.execute(f"DELETE FROM `{load.table}` WHERE feed_day = %s", (day,))  # noqa: S608
+            number, rejected = _insert(cursor, feed, path, day, key)
+            if not number and feed.empty == "fail":
+                raise ValueError("it has no records")
+        result |= {"records": number, "rows_loaded": number - rejected, "rows_rejected": rejected}
+        columns = "path, state, records, rows_loaded, rows_rejected, feed, sha256, day, version, table_name, fetched_at"
+        cursor.execute(
+            f"INSERT INTO feed_files ({columns}) VALUES (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",  # noqa: S608
+            [*result.values(), feed.name, key[2], day, version, load.table, manifest["fetched_at"].partition("+")[0]],
+        )
+    connection.commit()
+    return result
+
+
+def _insert(cursor, feed: Feed, path: Path, day: str, key: tuple[str, str, str]) -> tuple[int, int]:
+    """Insert a file's records; return how many there are, and how many of them are bad and set aside.
+
+    :raises ValueError: more are bad than may be.
+    """
+    load = feed.load
+    names = [*load.columns, "feed_day", "feed_row"]
+    listed = ", ".join(f"`{name}`" for name in names)
+    statement = f"INSERT INTO `{load.table}` ({listed}) VALUES "  # noqa: S608 - names are checked by the model
+    values = f"({', '.join(['%s'] * len(names))})"
+    ending = ""
+    if load.mode == "upsert":
+        # An older day never replaces a newer one; feed_day is compared until it is set itself, so it comes last.
+        changes = [name for name in names if name not in load.key and name != "feed_day"] + ["feed_day"]
+        old = f"`{load.table}`"
+        ending = " AS feed_new ON DUPLICATE KEY UPDATE " + ", ".join(
+            f"{old}.`{name}` = IF(feed_new.feed_day >= {old}.feed_day, feed_new.`{name}`, {old}.`{name}`)"
+            for name in changes
+        )
+    shown: list[str] = []
+    rejected = 0
+
+    def insert(rows: list[tuple]) -> None:
+        cursor.execute(statement + ", ".join([values] * len(rows)) + ending, [value for row in rows for value in row])
+
+    def reject(number: int, reason: str, text: str) -> None:
+        nonlocal rejected
+        rejected += 1
+        reason, text = (words.encode(errors="replace").decode() for words in (reason[:500], text))
+        if len(shown) < 5:
+            shown.append(f"record {number}: {reason}: {text[:200]}")
+        if rejected > load.reject_limit:
+            raise ValueError(
+                f"more than {load.reject_limit} bad records (load.reject_limit), nothing of the file is loaded: "
+                + "; ".join(shown)
+            )
+        cursor.execute(
+            "INSERT INTO feed_rejects (feed, path, sha256, feed_row, reason, record) VALUES (%s,%s,%s,%s,%s,%s)",
+            (*key, number, reason, text),
+        )
+
+    number = 0
+    for rows, bad in _batches(feed, path, day):
+        for one in bad:
+            reject(*one)
+        try:
+            if rows:
+                insert(rows)
+        except Exception as error:
+            if not _is_about_a_row(error):
+                raise
+            # InnoDB took the whole statement back; find the rows.
+            for row in rows:
+                try:
+                    insert([row])
+                except Exception as one:
+                    if not _is_about_a_row(one):
+                        raise
+                    text = json.dumps(row[:-2], default=str, ensure_ascii=False)
+                    reject(row[-1], f"MySQL {one.args[0]}: {one.args[1]}", text)
+        number += len(rows) + len(bad)
+    return number, rejected
+
+
+def _batches(feed: Feed, path: Path, day: str) -> Iterator[tuple[list[tuple], list[tuple[int, str, str]]]]:
+    """Yield the rows of a file in portions that one statement can take, each with the bad records in between."""
+    rows, bad, size = [], [], 0
+    for number, record in enumerate(records(feed, path), 1):
+        if isinstance(record, Bad):
+            bad.append((number, record.reason, record.text[:60000]))
+        else:
+            try:
+                row = [
+                    _value(record.get(column.source or name), name, column, feed)
+                    for name, column in feed.load.columns.items()
+                ]
+            except ValueError as error:
+                bad.append((number, str(error), str(record)[:60000]))
+            else:
+                length = sum(len(value) for value in row if isinstance(value, str))
+                if rows and size + length > BATCH_SIZE:
+                    yield rows, bad
+                    rows, bad, size = [], [], 0
+                rows.append((*row, day, number))
+                size += length
+        if len(rows) + len(bad) >= BATCH:
+            yield rows, bad
+            rows, bad, size = [], [], 0
+    if rows or bad:
+        yield rows, bad
+
+
+def _value(value: object, name: str, column: Column, feed: Feed) -> object:
+    """Return what a column gets for a value of the file.
+
+    :raises ValueError: MySQL would take it for something else, or not take it at all.
+    """
+    if value is None:
+        return None
+    if isinstance(value, (dict, list)) or (column.type == "json" and feed.format in ("json", "jsonl")):
+        # ijson's numbers are decimals.
+        value = json.dumps(value, default=float, ensure_ascii=False)
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"{name} is {value}")
+    if not isinstance(value, str):
+        return value
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name} is not {feed.encoding}") from None
+    if len(value) > LIMIT // 4:
+        raise ValueError(f"{name} has {len(value)} characters")
+    if column.is_text:
+        return value
+    value = value.strip()
+    # MySQL would take 20.10.25 for the year 2020.
+    if value and column.type.startswith(("date", "timestamp")) and not DATE.match(value):
+        raise ValueError(f"{name}: {value!r} is no date such as 2025-10-20; for another form use a parser")
+    return value or None
+
+
+def _is_about_a_row(error: Exception) -> bool:
+    return bool(error.args) and error.args[0] in ABOUT_A_ROW
+
+
+def _make_table(cursor, feed: Feed) -> None:
+    """Create the table unless it is there; look whether it fits when it is.
+
+    :raises ValueError: it lacks a column or the unique key (names the statement that helps), or is another feed's.
+    """
+    load = feed.load
+    key = [*(["feed_day"] if load.mode == "replace" else []), *load.key]
+    index = f"PRIMARY KEY ({', '.join(f'`{name}`' for name in key)})" if load.key else "KEY (feed_day)"
+    columns = [f"`{n}` {c.type}{' NOT NULL' if n in load.key else ' NULL'}" for n, c in load.columns.items()]
+    columns += ["feed_day DATE NOT NULL", "feed_row BIGINT NOT NULL", index]
+    cursor.execute("SHOW TABLES LIKE %s", (load.table.replace("_", r"\_"),))
+    if not cursor.fetchone():
+        cursor.execute(
+            f"CREATE TABLE `{load.table}` ({', '.join(columns)}) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin"
+        )
+    cursor.execute(f"SHOW COLUMNS FROM `{load.table}`")
+    there = {row[0].lower() for row in cursor.fetchall()}
+    wanted = [*load.columns, "feed_day", "feed_row"]
+    if missing := [column for name, column in zip(wanted, columns, strict=False) if name.lower() not in there]:
+        raise ValueError(
+            f"table {load.table} lacks columns: ALTER TABLE `{load.table}` "
+            + ", ".join(f"ADD COLUMN {column}" for column in missing)
+        )
+    if load.key:
+        cursor.execute(f"SHOW INDEX FROM `{load.table}` WHERE Non_unique = 0")
+        unique: dict[str, set[str]] = {}
+        for row in cursor.fetchall():
+            unique.setdefault(row[2], set()).add(row[4].lower())
+        if {name.lower() for name in key} not in unique.values():
+            raise ValueError(
+                f"table {load.table} has no such unique key: ALTER TABLE `{load.table}` "
+                f"ADD UNIQUE KEY ({', '.join(f'`{name}`' for name in key)})"
+            )
+    cursor.execute("SELECT feed FROM feed_files WHERE table_name = %s AND feed <> %s LIMIT 1", (load.table, feed.name))
+    if other := cursor.fetchone():
+        raise ValueError(f"the feed {other[0]} loads into table {load.table}: give each feed a table of its own")

@@ -1,0 +1,55 @@
+"""Secrets, forged tokens and requests, for the tests that attack the lab."""
+
+import base64
+import contextlib
+import hmac
+import json
+import os
+import re
+import subprocess
+import time
+
+from lab import ROOT, STATE, address
+from pipeline import Connection
+
+SECRETS = STATE / "secrets"
+
+
+def secrets(*names):
+    """Return the secrets' values by name; keys without their first and last line, which all keys have."""
+    paths = [path for path in SECRETS.iterdir() if path.suffix not in (".pem", ".json")]
+    texts = {path.name: path.read_text().strip() for path in paths if not names or path.name in names}
+    return {name: text.splitlines()[1] if text.startswith("-----") else text for name, text in texts.items()}
+
+
+def play(playbook, *arguments):
+    """Run a playbook that has to succeed, and return what it printed."""
+    command = ["ansible-playbook", f"playbooks/{playbook}", *arguments]
+    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)  # noqa: S603
+    (ROOT / ".cache/play.log").write_text(done.stdout)
+    if done.returncode:
+        raise RuntimeError(re.search(r"(?s)fatal: .{0,2000}", done.stdout)[0])
+    return done.stdout
+
+
+def token(claims, key, algorithm="HS512", **header):
+    """Make a JWT, signed with a shared secret or with none."""
+    parts = [json.dumps(part).encode() for part in ({"alg": algorithm, "typ": "JWT", **header}, claims)]
+    signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    signature = hmac.digest(key.encode(), signed, "sha512") if algorithm == "HS512" else b""
+    return (signed + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
+
+
+def claims(audience, begin=0, seconds=60, **others):
+    now = int(time.time()) + begin
+    return {"sub": "1", "aud": audience, "iat": now, "nbf": now, "exp": now + seconds, **others}
+
+
+def status(airflow, method, path, authorization, body=None):
+    """Return the status with which main1 answers a request of somebody who has trusted its authority."""
+    connection = Connection(address("main1"), timeout=30, context=airflow.tls)
+    headers = {"Authorization": authorization, "Content-Type": "application/json"}
+    with contextlib.closing(connection):
+        connection.request(method, path, body and json.dumps(body), headers)
+        return connection.getresponse().status

@@ -1,0 +1,261 @@
+"""Feeds from an outside service: rows agree at every stage, each version of a file is loaded once, whatever fails."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pipeline import ENDED, until
+
+TODAY = datetime.now(UTC).date()
+WWW = "/srv/outside/www"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def feeds(airflow, dags_of_the_tests):
+    """The project's feeds and those of the tests."""
+    for name in ("debian_packages", "installed_packages", "lab_csv"):
+        airflow.unpause(f"{name}_load")
+        airflow.unpause(f"{name}_fetch")
+
+
+@pytest.fixture(scope="module")
+def query(main1):
+    """Ask the team's database; rows of strings."""
+
+    def query(statement):
+        answer = main1.check_output("mysql --batch --skip-column-names warehouse --execute %s", statement)
+        return [tuple(line.split("\t")) for line in answer.splitlines()]
+
+    return query
+
+
+@pytest.fixture(scope="module")
+def put(out1):
+    """Put a day's CSV on the service."""
+
+    def put(day, text):
+        out1.check_output(f"printf %s > {WWW}/{day:%Y%m%d}.csv", text)
+
+    return put
+
+
+@pytest.fixture(scope="module")
+def fetch(airflow):
+    """Fetch a day's file of a feed, and return the ended run."""
+
+    def fetch(feed, day, wait=True):
+        # The first second of the day in UTC: the same day in the feeds' zones, and not in the future.
+        body = {"logical_date": f"{day}T00:00:01Z", "dag_run_id": f"{day}_{datetime.now(UTC).timestamp()}"}
+        try:
+            run = airflow.call("POST", f"/api/v2/dags/{feed}_fetch/dagRuns", body)
+        except RuntimeError:
+            # A logical date has one run: it is repeated.
+            listed = airflow.call("GET", f"/api/v2/dags/{feed}_fetch/dagRuns?logical_date_gte={day}T00:00:01Z")
+            [run] = [run for run in listed["dag_runs"] if run["logical_date"].startswith(f"{day}T00:00:01")]
+            airflow.call("POST", f"/api/v2/dags/{feed}_fetch/dagRuns/{run['dag_run_id']}/clear", {"dry_run": False})
+            run["state"] = "queued"
+        return airflow.follow(run) if wait else run
+
+    return fetch
+
+
+@pytest.fixture(scope="module")
+def loaded(query):
+    """Wait until the ledger has so many lines for a feed's day, and return them."""
+
+    def loaded(feed, day, lines=1, seconds=120):
+        statement = (
+            "SELECT SUBSTRING_INDEX(path, '/', -1), state, records, rows_loaded, rows_rejected FROM feed_files"
+            f" WHERE feed = '{feed}' AND day = '{day}' ORDER BY fetched_at"
+        )
+        until(lambda: "feed_files" in str(query("SHOW TABLES")), seconds)
+        until(lambda: len(query(statement)) >= lines, seconds)
+        return query(statement)
+
+    return loaded
+
+
+def rows(query, day):
+    return query(f"SELECT id, name FROM lab_csv WHERE feed_day = '{day}' ORDER BY id")
+
+
+def test_only_the_edge_reaches_the_service(main1, nas1, edge1):
+    probe = "timeout 10 bash -c 'exec 3<>/dev/tcp/out1/443' 2>&1"
+    address = edge1.check_output("getent hosts out1").split()[0]
+    until(lambda: edge1.run(probe).rc == 0)
+    for host in (main1, nas1):
+        answer = host.run(probe.replace("out1", address))
+        assert answer.rc == 1
+        # At once: nobody waits for a packet that was dropped.
+        assert "No route to host" in answer.stdout
+
+
+def test_a_broken_feed_is_one_import_error(airflow):
+    errors = until(lambda: airflow.call("GET", "/api/v2/importErrors")["import_errors"], 60)
+    [error] = [error for error in errors if error["filename"].endswith("lab_broken.py")]
+    message = "feeds/lab_broken.yml: timezone: 'Seoul': no such time zone: write a name such as Asia/Seoul"
+    assert message in error["stack_trace"]
+    assert len(errors) == 1
+
+
+def test_a_real_index_has_as_many_records_at_every_stage(airflow, fetch, loaded, query, out1, nas1):
+    day = TODAY - timedelta(days=1)
+    run = fetch("debian_packages", day)
+    assert run["state"] == "success"
+    manifest = airflow.result(run, "fetch")
+    at_source = int(out1.check_output("xzcat /srv/outside/debian/Packages.xz | grep -c ^Package:"))
+    assert at_source > 50_000
+    digest = out1.check_output("sha256sum /srv/outside/debian/Packages.xz").split()[0]
+    assert digest == manifest["sha256"]
+    on_nas = manifest["path"].replace("/opt/airflow/filestorage", "/srv/filestorage")
+    assert nas1.check_output(f"sha256sum {on_nas}").split()[0] == digest
+    # Whoever writes: the group stays, and others see nothing.
+    assert nas1.check_output(f"stat --format='%a %u:%g' {on_nas}") == "660 50000:50000"
+    assert nas1.check_output(f"stat --format='%a %u:%g' {on_nas.rpartition('/')[0]}") == "2770 50000:50000"
+    [(_, state, records, rows_loaded, rejected)] = loaded("debian_packages", day, seconds=300)
+    assert (state, rejected) == ("loaded", "0")
+    in_table = query(f"SELECT COUNT(*) FROM debian_packages WHERE feed_day = '{day}'")[0][0]
+    assert manifest["rows"] == int(records) == int(rows_loaded) == int(in_table) == at_source
+    assert query(f"SELECT COUNT(*) FROM debian_packages WHERE feed_day = '{day}' AND package = 'bash'") == [("1",)]
+
+
+def test_a_csv_over_sftp_keeps_the_newest_row_of_each_key(airflow, fetch, loaded, query, out1):
+    yesterday, day = TODAY - timedelta(days=1), TODAY
+    assert fetch("installed_packages", yesterday)["state"] == "success"
+    [(_, state, records, _, _)] = loaded("installed_packages", yesterday)
+    assert state == "loaded"
+    installed = out1.check_output("tail --lines=+2 /srv/outside/sftp/installed/%s.csv | wc --lines", f"{day:%Y%m%d}")
+    assert records == installed
+    assert query("SELECT COUNT(*) FROM installed_packages") == [(installed,)]
+    # The same list again: skipped, as the feed says.
+    run = fetch("installed_packages", day)
+    assert airflow.task(run, "fetch")["state"] == "skipped"
+    # A change of today replaces rows, and an older day that comes later does not.
+    path = f"/srv/outside/sftp/installed/{day:%Y%m%d}.csv"
+    out1.check_output(f"sed --in-place 's/^bash,[^,]*,/bash,newer,/' {path}")
+    assert fetch("installed_packages", day)["state"] == "success"
+    loaded("installed_packages", day)
+    before = yesterday - timedelta(days=1)
+    assert fetch("installed_packages", before)["state"] == "success"
+    loaded("installed_packages", before)
+    assert query("SELECT version, feed_day FROM installed_packages WHERE package = 'bash'") == [("newer", str(day))]
+    assert query("SELECT COUNT(*) FROM installed_packages") == [(installed,)]
+
+
+def test_other_content_on_the_same_day_replaces_that_days_rows_and_no_others(fetch, loaded, query, put):
+    day, other = TODAY - timedelta(days=2), TODAY - timedelta(days=3)
+    put(day, "id,name\\n1,one\\n2,two\\n3,three\\n")
+    put(other, "id,name\\n1,eins\\n")
+    for each in (day, other):
+        assert fetch("lab_csv", each)["state"] == "success"
+        loaded("lab_csv", each)
+    # The same again changes nothing.
+    assert fetch("lab_csv", day)["state"] == "success"
+    put(day, "id,name\\n2,zwei\\n")
+    assert fetch("lab_csv", day)["state"] == "success"
+    assert [line[:3] for line in loaded("lab_csv", day, 2)] == [
+        (f"{day:%Y%m%d}.csv", "loaded", "3"),
+        (f"{day:%Y%m%d}.v2.csv", "loaded", "1"),
+    ]
+    assert rows(query, day) == [("2", "zwei")]
+    assert rows(query, other) == [("1", "eins")]
+
+
+def test_a_file_can_be_loaded_once_more(airflow, fetch, loaded, query, put):
+    """As docs/feeds.md says: delete its line, trigger the load."""
+    day = TODAY - timedelta(days=7)
+    put(day, "id,name\\n1,one\\nx,bad\\n")
+    assert fetch("lab_csv", day)["state"] == "success"
+    before = loaded("lab_csv", day)
+    query(f"UPDATE lab_csv SET name = 'wrong' WHERE feed_day = '{day}'")
+    query(f"DELETE FROM feed_files WHERE feed = 'lab_csv' AND day = '{day}'")
+    airflow.call("POST", "/api/v2/dags/lab_csv_load/dagRuns", {"logical_date": None})
+    assert loaded("lab_csv", day) == before
+    assert rows(query, day) == [("1", "one")]
+
+
+def test_bad_records_are_set_aside_up_to_the_limit_and_then_nothing_is_loaded(airflow, fetch, loaded, query, put):
+    day = TODAY - timedelta(days=4)
+    put(day, "id,name\\n1,one\\nx,two\\n1,again\\n4,a name that is much too long for it\\n5,five\\n")
+    assert fetch("lab_csv", day)["state"] == "success"
+    assert loaded("lab_csv", day)[0][1:] == ("loaded", "5", "2", "3")
+    assert rows(query, day) == [("1", "one"), ("5", "five")]
+    reasons = query(f"SELECT feed_row, reason FROM feed_rejects WHERE path LIKE '%{day:%Y%m%d}.csv' ORDER BY feed_row")
+    assert [row for row, _ in reasons] == ["2", "3", "4"]
+    for (_, reason), words in zip(
+        reasons, ("Incorrect integer value", "Duplicate entry", "Data too long"), strict=True
+    ):
+        assert words in reason
+    put(day, "id,name\\n7,seven\\nx,\\ny,\\nz,\\nw,\\n")
+    assert fetch("lab_csv", day)["state"] == "success"
+
+    def refused():
+        listed = airflow.call("GET", "/api/v2/dags/lab_csv_load/dagRuns?order_by=-run_after&limit=1")["dag_runs"]
+        return listed[0] if listed[0]["state"] == "failed" else None
+
+    run = until(refused, 120)
+    assert airflow.task(run, "load")["try_number"] == 1, "another attempt cannot help"
+    assert "more than 3 bad records (load.reject_limit)" in airflow.log(run, "load")
+    assert rows(query, day) == [("1", "one"), ("5", "five")]
+    # Corrected by the service.
+    put(day, "id,name\\n7,seven\\n")
+    assert fetch("lab_csv", day)["state"] == "success"
+    assert [line[1] for line in loaded("lab_csv", day, 3)] == ["loaded", "superseded", "loaded"]
+    assert rows(query, day) == [("7", "seven")]
+
+
+def test_a_file_that_comes_late_and_whose_event_is_lost_is_loaded(airflow, fetch, loaded, query, put):
+    day = TODAY - timedelta(days=5)
+    run = fetch("lab_csv", day, wait=False)
+    until(lambda: airflow.task(run, "fetch")["state"] == "up_for_reschedule", 60)
+    # Airflow drops events for a paused DAG.
+    airflow.call("PATCH", "/api/v2/dags/lab_csv_load", {"is_paused": True})
+    put(day, "id,name\\n1,late\\n")
+    run = airflow.follow(run)
+    assert run["state"] == "success"
+    assert airflow.task(run, "fetch")["try_number"] == 1
+    airflow.call("PATCH", "/api/v2/dags/lab_csv_load", {"is_paused": False})
+    assert rows(query, day) == []
+    airflow.call("POST", "/api/v2/dags/lab_csv_load/dagRuns", {"logical_date": None})
+    assert loaded("lab_csv", day)[0][1] == "loaded"
+    assert rows(query, day) == [("1", "late")]
+
+
+def test_a_load_that_is_killed_half_way_leaves_nothing_and_is_repeated(airflow, fetch, loaded, query, out1, main1):
+    day, many = TODAY - timedelta(days=6), 300_000
+    script = f"print('id,name'); [print(f'{{n}},name {{n}}') for n in range({many})]"
+    out1.check_output(f'python3 -c "{script}" > {WWW}/{day:%Y%m%d}.csv')
+    assert fetch("lab_csv", day)["state"] == "success"
+
+    def loading():
+        found = query("SELECT IS_USED_LOCK('feed lab_csv')")[0][0]
+        busy = query("SELECT COUNT(*) FROM performance_schema.data_locks WHERE OBJECT_NAME = 'lab_csv'")[0][0]
+        return found if found != "NULL" and int(busy) > 0 else None
+
+    query(f"KILL {until(loading, 120, 0.2)}")
+    [(_, state, records, _, _)] = loaded("lab_csv", day, seconds=240)
+    assert (state, int(records)) == ("loaded", many)
+    counted = query(f"SELECT COUNT(*), COUNT(DISTINCT id), SUM(id) FROM lab_csv WHERE feed_day = '{day}'")
+    assert counted == [(str(many), str(many), str(many * (many - 1) // 2))]
+
+
+def test_a_backfill_loads_each_of_its_days_once_and_old_files_are_removed(airflow, loaded, query, put, nas1):
+    # Two weeks ago the clocks in Berlin may have changed; 40 days ago is beyond `keep`.
+    days = [TODAY - timedelta(days=number) for number in (40, 41, 42, 43, 44)]
+    for day in days:
+        put(day, f"id,name\\n{day:%d},{day}\\n")
+    body = {
+        "dag_id": "lab_csv_fetch",
+        "from_date": f"{days[-1]}T00:00:00+02:00",
+        "to_date": f"{days[0]}T12:00:00+02:00",
+        "max_active_runs": 5,
+    }
+    backfill = airflow.call("POST", "/api/v2/backfills", body)
+    until(lambda: airflow.call("GET", f"/api/v2/backfills/{backfill['id']}")["completed_at"], 240)
+    for day in days:
+        assert [line[1] for line in loaded("lab_csv", day)] == ["loaded"]
+        assert rows(query, day) == [(str(day.day), str(day))]
+    until(lambda: airflow.states("lab_csv_load") <= set(ENDED), 120)
+    names = nas1.check_output("ls /srv/filestorage/lab_csv").split()
+    assert not {f"{day:%Y%m%d}.csv" for day in days} & set(names)
+    assert f"{TODAY - timedelta(days=2):%Y%m%d}.csv" in names

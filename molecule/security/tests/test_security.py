@@ -1,0 +1,274 @@
+"""What somebody can do who has root on edge1, writes DAGs for it, or has a place on the network."""
+
+import contextlib
+import http.client
+import json
+import re
+import socket
+import ssl
+import subprocess
+import threading
+import time
+
+import pytest
+
+from attack import SECRETS, claims, secrets, status, token
+from lab import NETWORK, ROOT, address
+
+# What each of the services listens on is in the picture of docs/security.md.
+OPEN = {"main1": {22, 443}, "edge1": {22}}
+
+
+def opens(host, port):
+    try:
+        socket.create_connection((address(host), port), timeout=10).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("host", OPEN)
+def test_what_is_open_to_the_network(request, host):
+    """Seen from this machine, which is a stranger to the site; what is not open refuses at once."""
+    begin = time.monotonic()
+    assert {port for port in range(1, 65536) if opens(host, port)} == OPEN[host]
+    assert time.monotonic() - begin < 120
+
+
+@pytest.mark.parametrize("host", ["main1", "edge1"])
+def test_what_is_open_to_the_nas(nas1, host):
+    program = (
+        "import socket, sys\n"
+        "for port in [*range(1, 1025), 2049, 3306, 6379, 8080, 8793, 8794, 8974, 9000, 33060]:\n"
+        f"    with socket.socket() as s: s.connect_ex(('{host}', port)) or print(port)"
+    )
+    assert {int(port) for port in nas1.check_output("python3 -c %s", program).split()} == OPEN[host]
+
+
+@pytest.mark.parametrize("port", [80, 8080])
+def test_there_is_no_plain_http(port):
+    assert not opens("main1", port)
+
+
+def test_plain_http_at_the_port_of_https_is_refused():
+    connection = http.client.HTTPConnection(address("main1"), 443, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", "/edge_worker/v1/health")
+        assert connection.getresponse().status == 400
+
+
+@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1"])
+def test_old_versions_of_tls_are_refused(version):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(SECRETS / "authority.pem")
+    # This machine's OpenSSL would not even ask.
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, version)
+    with (
+        socket.create_connection((address("main1"), 443)) as plain,
+        pytest.raises(ssl.SSLError, match=r"(?i)version|protocol"),
+    ):
+        context.wrap_socket(plain, server_hostname="main1")
+
+
+class Impostor:
+    """Somebody on the bridge who answers for main1: a TLS server that keeps what it is sent."""
+
+    def __init__(self, certificate, key):
+        self.heard = b""
+        self.handshakes = 0
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self.socket = socket.create_server((f"{NETWORK}.1", 443))
+        self.thread = threading.Thread(target=self.serve, args=[context])
+        self.thread.start()
+
+    def stop(self):
+        # Closing it would not wake the thread that waits.
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        self.socket.close()
+
+    def serve(self, context):
+        while True:
+            try:
+                plain, _ = self.socket.accept()
+            except OSError:
+                return
+            self.handshakes += 1
+            with contextlib.suppress(OSError), plain, context.wrap_socket(plain, server_side=True) as secure:
+                secure.settimeout(3)
+                self.heard += secure.recv(65536)
+
+
+def sign(directory, name, *, ca=None, names="DNS:main1", days=1):
+    """Sign a certificate with openssl: by itself, or by the site's authority."""
+    key, request, certificate = (str(directory / f"{name}.{kind}") for kind in ("key", "csr", "pem"))
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True)  # noqa: S603, S607
+
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    openssl(
+        "req", *curve, "-keyout", key, "-out", request, "-subj", f"/CN={name}", "-addext", f"subjectAltName={names}"
+    )
+    by = ["-CA", str(ca.with_suffix(".pem")), "-CAkey", str(ca.with_suffix(".key"))] if ca else ["-signkey", key]
+    openssl("x509", "-req", "-in", request, "-out", certificate, "-days", str(days), "-copy_extensions", "copyall", *by)
+    return certificate, key
+
+
+# One request of the edge worker's client, and one of a task's.
+CLIENTS = {
+    "edge worker": "import asyncio; from airflow.providers.edge3.cli.api_client import jobs_fetch;"
+    " asyncio.run(jobs_fetch('edge1', ['edge_queue'], 1))",
+    "task": "from airflow.sdk.api.client import Client;"
+    " Client(base_url='https://main1/execution/', token='its-token').variables.get('x')",
+}
+
+
+@pytest.mark.parametrize("kind", ["foreign", "wrong name", "expired", "right"])
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_man_in_the_middle_learns_nothing(edge1, tmp_path, client, kind):
+    authority = SECRETS / "authority"
+    certificate, key = {
+        "foreign": lambda: sign(tmp_path, "foreign"),
+        "wrong name": lambda: sign(tmp_path, "other", ca=authority, names="DNS:edge1"),
+        "expired": lambda: sign(tmp_path, "expired", ca=authority, days=-1),
+        # That this test would notice.
+        "right": lambda: sign(tmp_path, "right", ca=authority),
+    }[kind]()
+    impostor = Impostor(certificate, key)
+    # The worker itself goes on with the connections that it has.
+    command = (
+        f"unshare --mount sh -c \"sed 's/^.* main1$/{NETWORK}.1 main1/' /etc/hosts >/run/hosts &&"
+        " mount --bind /run/hosts /etc/hosts && . /run/environment &&"
+        f' timeout 60 /opt/airflow/venv/bin/python -c \\"{CLIENTS[client]}\\""'
+    )
+    edge1.check_output(
+        "umask 077; grep ^A /etc/airflow/airflow.env | sed 's/^/export /' >/run/environment;"
+        " echo export AIRFLOW__EDGE__API_RETRIES=1 AIRFLOW__WORKERS__EXECUTION_API_RETRIES=1 >>/run/environment"
+    )
+    done = edge1.run(command)
+    edge1.check_output("rm -f /run/environment /run/hosts")
+    impostor.stop()
+    assert done.rc != 0
+    assert impostor.handshakes > 0, done
+    if kind == "right":
+        assert b"uthorization" in impostor.heard
+    else:
+        assert "certificate verify failed" in done.stderr, done.stderr[-2000:]
+        assert impostor.heard == b""
+
+
+@pytest.mark.parametrize("name", ["jwt_secret", "fernet_key", "api_secret_key", "none"])
+@pytest.mark.parametrize(
+    ("audience", "path"),
+    [
+        ("apache-airflow", "/api/v2/connections"),
+        ("apache-airflow", "/api/v2/config"),
+        ("apache-airflow", "/auth/fab/v1/users"),
+        ("apache-airflow", "/edge_worker/ui/worker"),
+        ("urn:airflow.apache.org:task", "/execution/connections/warehouse"),
+        ("urn:airflow.apache.org:task", "/execution/variables/x"),
+    ],
+)
+def test_a_forged_token_opens_nothing(airflow, name, audience, path):
+    kid = json.loads((SECRETS / "jwks.json").read_text())["keys"][0]["kid"]
+    key = "" if name == "none" else secrets(name)[name]
+    for header in ({}, {"kid": kid}):
+        forged = token(claims(audience, scope="execution"), key, "none" if name == "none" else "HS512", **header)
+        assert status(airflow, "GET", path, f"Bearer {forged}") in (401, 403)
+
+
+@pytest.mark.parametrize(
+    ("method", "begin", "seconds", "expected"),
+    [
+        ("worker/edge1", 0, 60, None),
+        # One that was made for another request, one that has ended, and those of a host whose clock is wrong.
+        ("jobs/fetch/edge1", 0, 60, 403),
+        ("worker/edge1", -600, 60, 403),
+        ("worker/edge1", 600, 60, 403),
+    ],
+)
+def test_a_token_of_the_edge_api_is_for_one_request_of_now(airflow, method, begin, seconds, expected):
+    made = token(claims("api", begin, seconds, method=method), secrets("jwt_secret")["jwt_secret"])
+    got = status(airflow, "PATCH", "/edge_worker/v1/worker/edge1", made, {"state": "unknown-to-it"})
+    # The right one gets as far as to its body, which is wrong.
+    assert got == (expected or 422)
+
+
+def test_strangers_get_no_answer_without_a_token(airflow):
+    paths = ["/api/v2/dags", "/api/v2/connections", "/execution/variables/x", "/edge_worker/v1/jobs/fetch/edge1"]
+    for path in (*paths, "/auth/fab/v1/users", "/edge_worker/ui/worker"):
+        method = "POST" if "fetch" in path else "GET"
+        assert status(airflow, method, path, "", {} if method == "POST" else None) in (400, 401, 403, 422), path
+
+
+def test_what_edge1_knows_opens_nothing_else(airflow, edge1):
+    """Every word of its files is tried as a password, on every door of main1 that is open."""
+    words = set(re.findall(r'="(.+)"', edge1.file("/etc/airflow/airflow.env").content_string))
+    assert secrets("jwt_secret")["jwt_secret"] in words
+    known = {name for name, value in secrets().items() if value in words}
+    assert known == {"jwt_secret"}
+    ssh = "ssh -o BatchMode=yes -o StrictHostKeyChecking=no -o ConnectTimeout=5 main1 true"
+    assert "Permission denied" in edge1.check_output(f"{ssh} 2>&1 || true")
+    for path in ("/api/v2/connections", "/execution/variables/x"):
+        assert status(airflow, "GET", path, f"Bearer {secrets('jwt_secret')['jwt_secret']}") in (401, 403)
+
+
+def test_a_hostile_dag_on_the_edge_finds_no_secret_of_main(airflow, edge1, dags_of_the_tests):
+    airflow.unpause("hostile")
+    run = airflow.follow(airflow.call("POST", "/api/v2/dags/hostile/dagRuns", {"logical_date": None}))
+    assert run["state"] == "success", airflow.log(run, "look")
+    told = airflow.result(run, "look")
+    assert told["opened"] == [443]
+    assert told["database"] != "opened"
+    found = edge1.file("/opt/airflow/logs/found").content_string
+    edge1.check_output("rm /opt/airflow/logs/found")
+    assert {name for name, value in secrets().items() if value in found} == {"jwt_secret"}
+
+
+@pytest.mark.parametrize("host", ["main1", "edge1", "nas1"])
+def test_secrets_are_not_where_others_look(request, host):
+    """Not in the journal, a command line, or a file that everybody can read."""
+    connection = request.getfixturevalue(host)
+    values = secrets()
+    script = (
+        "journalctl --no-pager --output cat | grep -F -f /run/secrets-test | sed 's/^/journal: /' | head -3;"
+        " cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -oF -f /run/secrets-test;"
+        " chmod 644 /run/secrets-test;"
+        " setpriv --reuid=nobody --regid=nogroup --clear-groups grep -rlF -D skip -f /run/secrets-test"
+        " /etc /home /root /run /tmp /var /srv /usr/local --exclude-dir=airflow-uv --exclude=secrets-test 2>/dev/null;"
+        " setpriv --reuid=nobody --regid=nogroup --clear-groups find /opt/airflow -maxdepth 2 -type f"
+        " -exec grep -lF -f /run/secrets-test {} + 2>/dev/null; true"
+    )
+    connection.check_output("umask 077; printf %s >/run/secrets-test", "\n".join(values.values()) + "\n")
+    try:
+        found = connection.check_output(script)
+    finally:
+        connection.check_output("rm /run/secrets-test")
+    assert found == ""
+
+
+def test_git_does_not_take_secrets():
+    done = subprocess.run(
+        ["git", "check-ignore", "inventories/production/secrets/fernet_key", ".lab/demo/secrets/fernet_key"],  # noqa: S607
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert len(done.stdout.split()) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "units"),
+    [
+        ("main1", ["api-server", "scheduler", "dag-processor", "triggerer", "celery-worker", "migrations"]),
+        ("edge1", ["edge-worker"]),
+    ],
+)
+def test_units_are_sandboxed(request, host, units):
+    for unit in units:
+        said = request.getfixturevalue(host).check_output(f"systemd-analyze security --no-pager airflow-{unit}.service")
+        exposure = float(re.search(r"Overall exposure level.*: ([0-9.]+)", said)[1])
+        assert exposure <= 3.0, f"airflow-{unit}.service of {host} is at {exposure}"
