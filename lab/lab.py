@@ -314,7 +314,9 @@ def build_image(suite: str) -> Path:
 
 def unused_images(suite: str) -> list[Path]:
     """Return the images on which no host's disk and no snapshot stands."""
-    bases = {Path(base.read_text().strip()).name for base in IMAGES.parent.glob("**/*.base")}
+    # No deeper: the tree of another image may be there, and vanish meanwhile.
+    marks = [*IMAGES.parent.glob("*/*.base"), *IMAGES.parent.glob("snapshots/*/*.base")]
+    bases = {Path(mark.read_text().strip()).name for mark in marks}
     return [image for image in IMAGES.glob(f"{suite}-*.ext4") if image.name not in bases]
 
 

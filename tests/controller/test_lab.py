@@ -16,6 +16,9 @@ def test_an_image_stays_as_long_as_a_disk_or_a_snapshot_stands_on_it(tmp_path, m
     # As large as a guest's disk: it must not be read.
     with (tmp_path / "demo/edge1.cow").open("wb") as disk:
         disk.truncate(16 << 30)
+    # Of an image that is being made beside this one: what it holds comes and goes.
+    (tmp_path / "images/forky.tree/etc").mkdir(parents=True)
+    (tmp_path / "images/forky.tree/etc/gone.base").symlink_to("nothing")
     assert [image.name for image in lab.unused_images("trixie")] == ["trixie-3.ext4"]
 
 
