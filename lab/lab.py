@@ -72,7 +72,7 @@ HOSTS = {
     "nas1": Host(11, "trixie", "1G", 300),
     "main1": Host(12, "forky", "8G", 4500),
     "edge1": Host(13, "trixie", "4G", 1500),
-    "out1": Host(14, "trixie", "1G", 500),
+    "out1": Host(14, "trixie", "2G", 500),
 }
 # What a command means that names no host. out1 is the world outside, for those who ask for it: lab/outside.yml.
 SITE = ["nas1", "main1", "edge1"]

@@ -1,19 +1,46 @@
 """Print what a MySQL server says of its version when a client connects; no password needed.
 
-Usage: mysql_greeting.py HOST PORT. Exit code 3: nothing answers there.
+Usage: mysql_greeting.py HOST PORT. Exit code 3: nothing answers there. With $TRY_TLS it goes on to TLS, trusting the
+host's authorities and those in $AUTHORITY (PEM); what is wrong with that is said on standard error, behind "TLS: ".
 """
 
+import os
 import socket
+import ssl
+import struct
 import sys
+
+# Of the protocol's handshake v10: https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_connection_phase.html
+CLIENT_PROTOCOL_41, CLIENT_SSL, CLIENT_SECURE_CONNECTION = 1 << 9, 1 << 11, 1 << 15
+
+
+def try_tls(connection: socket.socket, host: str, capabilities: int) -> None:
+    if not capabilities & CLIENT_SSL:
+        raise OSError("the server has no certificate")
+    context = ssl.create_default_context()
+    if os.environ.get("AUTHORITY"):
+        context.load_verify_locations(cadata=os.environ["AUTHORITY"])
+    flags = CLIENT_PROTOCOL_41 | CLIENT_SSL | CLIENT_SECURE_CONNECTION
+    request = struct.pack("<IIB23x", flags, 1 << 24, 45)
+    connection.sendall(struct.pack("<I", len(request) | 1 << 24) + request)
+    context.wrap_socket(connection, server_hostname=host).close()
+
 
 try:
     with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as connection:
-        # Packet header (4 bytes), protocol version (1), then the version up to a NUL: the protocol's handshake v10.
+        # Packet header (4 bytes), protocol version (1), then the version up to a NUL.
         greeting = connection.recv(256)
+        version, _, rest = greeting[5:].partition(b"\0")
+        if greeting[4:5] == b"\x0a" and os.environ.get("TRY_TLS"):
+            try:
+                # Behind the connection's number (4), a nonce (8) and a NUL.
+                try_tls(connection, sys.argv[1], int.from_bytes(rest[13:15], "little"))
+            except OSError as error:
+                print(f"TLS: {error}", file=sys.stderr)
 except OSError as error:
     print(error, file=sys.stderr)
     sys.exit(3)
 if greeting[4:5] == b"\xff":
     print(greeting[7:].decode(errors="replace"), file=sys.stderr)
     sys.exit(3)
-print(greeting[5:].split(b"\0", 1)[0].decode(errors="replace"))
+print(version.decode(errors="replace"))

@@ -1,0 +1,116 @@
+"""A second Celery host: its tasks run, and what it says to the database and to the broker is encrypted."""
+
+import json
+
+import pytest
+
+from attack import play
+from pipeline import run_pipeline
+
+INVENTORIES = ("-i", "inventories/lab/hosts.yml", "-i", "molecule/celery/hosts.yml")
+
+# Each of the clients that Airflow's components have, with the address of the server replaced.
+CONNECT = """
+import asyncio, json, os, sys
+for name in ("CELERY__BROKER_URL", "DATABASE__SQL_ALCHEMY_CONN", "DATABASE__SQL_ALCHEMY_CONN_ASYNC"):
+    os.environ["AIRFLOW__" + name] = os.environ["AIRFLOW__" + name].replace("@main1:", f"@{sys.argv[1]}:")
+from airflow import settings
+from kombu import Connection
+from sqlalchemy import text
+def sync():
+    with settings.engine.connect() as connection:
+        return connection.execute(text("SHOW STATUS LIKE 'Ssl_version'")).fetchone()[1]
+async def ask():
+    async with settings.async_engine.connect() as connection:
+        return (await connection.execute(text("SHOW STATUS LIKE 'Ssl_version'"))).fetchone()[1]
+def broker():
+    with Connection(os.environ["AIRFLOW__CELERY__BROKER_URL"]) as connection:
+        connection.ensure_connection(max_retries=1, timeout=10)
+        return connection.default_channel.client.connection_pool.get_connection()._sock.version()
+said = {}
+for name, client in {"database": sync, "async database": lambda: asyncio.run(ask()), "broker": broker}.items():
+    try:
+        said[name] = client()
+    except Exception as error:
+        said[name] = str(error)
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture
+def clients():
+    """What a host's clients say of a server: the version of TLS, or why they do not talk to it."""
+
+    def clients(host, server):
+        run = "systemd-run --quiet --wait --collect --pipe --uid=airflow"
+        python = "--property=EnvironmentFile=/etc/airflow/airflow.env /opt/airflow/venv/bin/python"
+        return json.loads(host.check_output(f"{run} {python} -c %s %s", CONNECT, server).splitlines()[-1])
+
+    return clients
+
+
+@pytest.fixture
+def elsewhere(main1):
+    """Main's own worker is away, so that the second host gets all tasks."""
+    main1.check_output("systemctl stop airflow-celery-worker.service")
+    yield
+    main1.check_output("systemctl start airflow-celery-worker.service")
+
+
+def test_the_pipeline_runs_on_the_second_host(airflow, elsewhere):
+    done = run_pipeline(airflow)
+    assert done["consumer"]["state"] == "success"
+    assert airflow.task(done["consumer"], "process_file_from_nas")["hostname"] == "out1"
+
+
+@pytest.mark.parametrize("host", ["main1", "out1"])
+def test_what_is_said_to_the_database_and_the_broker_is_encrypted(request, clients, host):
+    said = clients(request.getfixturevalue(host), "main1")
+    assert said == dict.fromkeys(["database", "async database", "broker"], "TLSv1.3")
+
+
+@pytest.mark.parametrize("host", ["main1", "out1"])
+def test_a_server_with_another_name_is_not_talked_to(request, clients, host, another_name):
+    said = clients(request.getfixturevalue(host), another_name)
+    assert len(said) == 3
+    for client, why in said.items():
+        assert "certificate" in why.lower(), f"{client}: {why}"
+
+
+@pytest.fixture
+def another_name(main1, out1):
+    """Main, by a name that its certificate does not have."""
+    for host in (main1, out1):
+        host.check_output("cp /etc/hosts /root/hosts; sed 's/ main1$/ impostor/;t;d' /root/hosts >>/etc/hosts")
+    yield "impostor"
+    for host in (main1, out1):
+        host.check_output("mv /root/hosts /etc/hosts")
+
+
+def test_nobody_is_served_in_the_clear(main1, out1):
+    login = "MYSQL_PWD=x mysql --host=main1 --user=airflow --ssl-mode=DISABLED --execute='SELECT 1'"
+    assert "insecure transport are prohibited" in main1.run(login).stderr
+    program = (
+        "import socket; s = socket.create_connection(('main1', 6379)); s.sendall(b'PING\\r\\n'); s.settimeout(20);"
+        "print(s.recv(100))"
+    )
+    said = out1.run("python3 -c %s", program)
+    assert "PONG" not in said.stdout
+    assert "NOAUTH" not in said.stdout
+
+
+def test_a_renewed_certificate_is_served_at_once(main1, out1):
+    program = (
+        "import socket, ssl; s = socket.create_connection(('main1', 6379)); c = ssl.create_default_context();"
+        "print(c.wrap_socket(s, server_hostname='main1').getpeercert()['serialNumber'])"
+    )
+    query = "mysql --batch --skip-column-names --execute=\"SHOW STATUS LIKE 'Ssl_server_not_before'\""
+    started = main1.check_output("systemctl show --property=ActiveEnterTimestamp mysql.service")
+    before = out1.check_output("python3 -c %s", program), main1.check_output(query)
+    play("certificates.yml", *INVENTORIES, "-e", "certificates_renew_days=400")
+    play("services.yml", *INVENTORIES, "--limit", "localhost,main1")
+    after = out1.check_output("python3 -c %s", program), main1.check_output(query)
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+    # Connections to the database stayed open.
+    assert main1.check_output("systemctl show --property=ActiveEnterTimestamp mysql.service") == started
