@@ -16,7 +16,11 @@ import yaml
 from lab import ROOT, SITE, SNAPSHOTS, STATE, ssh
 from pipeline import Airflow, run_pipeline, until
 
-CHECKS = ["molecule/default/tests/test_site.py", "molecule/outages/tests/test_outages.py"]
+CHECKS = [
+    "molecule/default/tests/test_site.py",
+    "molecule/security/tests/test_security.py",
+    "molecule/outages/tests/test_outages.py",
+]
 
 
 def lab(*arguments: str) -> None:

@@ -114,3 +114,11 @@ def test_a_renewed_certificate_is_served_at_once(main1, out1):
     assert before[1] != after[1]
     # Connections to the database stayed open.
     assert main1.check_output("systemctl show --property=ActiveEnterTimestamp mysql.service") == started
+
+
+def test_security_updates_are_installed_every_day(out1):
+    """As apt's timers would, if the lab's images had not masked them."""
+    said = out1.check_output("unattended-upgrade --dry-run --verbose 2>&1; apt-config dump APT::Periodic")
+    assert "Debian-Security" in said
+    assert "Packages blacklist: redis" in said.replace("Initial blacklist: ", "Packages blacklist: ")
+    assert 'APT::Periodic::Unattended-Upgrade "1"' in said

@@ -56,12 +56,12 @@ def test_others_cannot_read_the_settings(main1, edge1):
     for host, path, group, mode in (
         (main1, "/etc/airflow/airflow.env", "airflow", 0o640),
         (edge1, "/etc/airflow/airflow.env", "airflow", 0o640),
-        (main1, "/etc/airflow/jwt_private_key.pem", None, 0o600),
-        (main1, "/etc/ssl/private/airflow-api.key", None, 0o600),
+        (main1, "/etc/airflow/jwt_private_key.pem", "root", 0o600),
+        (main1, "/etc/ssl/private/airflow-api.key", "root", 0o600),
     ):
         file = host.file(path)
         assert file.user == "root"
-        assert file.group == group or not group
+        assert file.group == group
         assert file.mode == mode, f"{path} has mode {file.mode:o}"
         assert host.run(f"setpriv --reuid=nobody --clear-groups cat {path}").rc != 0
 

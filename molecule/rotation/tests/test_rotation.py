@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import subprocess
 import threading
 
 import pytest
@@ -9,13 +10,35 @@ import pytest
 from attack import SECRETS, claims, play, secrets, status, token
 from pipeline import Airflow, run_pipeline
 
+# The API tells users in pages, of at most 100; two are enough to see that all pages are asked for.
+SETTINGS = {"airflow_main_settings": {"api.maximum_page_limit": 2}}
 ROTATED = ["admin_password", "api_secret_key", "fernet_key", "jwt_secret", "mysql_password", "redis_password"]
 
 
 @pytest.fixture(scope="module")
-def rotated(airflow):
+def vaulted(tmp_path_factory):
+    """The secrets' values, which are in ansible-vault when the plays are run."""
+    values = secrets()
+    password = tmp_path_factory.mktemp("vault") / "password"
+    password.write_text("of-the-vault\n")
+
+    def vault(action):
+        # What the plays have made meanwhile is not encrypted.
+        is_vaulted = action == "decrypt"
+        files = [path for name in values if (path := SECRETS / name).read_text().startswith("$ANSIBLE") == is_vaulted]
+        subprocess.run(["ansible-vault", action, *files], check=True, capture_output=True)  # noqa: S603, S607
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANSIBLE_VAULT_PASSWORD_FILE", str(password))
+        vault("encrypt")
+        yield values
+        vault("decrypt")
+
+
+@pytest.fixture(scope="module")
+def rotated(airflow, vaulted):
     """Renew every secret, and declare users, while the pipeline runs again and again."""
-    before = secrets()
+    before = vaulted
     connection = {"connection_id": "before_rotation", "conn_type": "http", "password": "its-password"}
     with contextlib.suppress(RuntimeError):
         airflow.call("DELETE", "/api/v2/connections/before_rotation")
@@ -37,7 +60,7 @@ def rotated(airflow):
     thread = threading.Thread(target=trigger)
     thread.start()
     try:
-        play("rotate-secrets.yml", "-e", json.dumps({"airflow_main_users": users}))
+        play("rotate-secrets.yml", "-e", json.dumps({"airflow_main_users": users, **SETTINGS}))
     finally:
         playing.set()
         thread.join()
@@ -102,11 +125,13 @@ def test_users_may_what_their_roles_allow(rotated, username, may):
 def test_users_are_kept_in_step(rotated):
     admin = rotated["airflow"]
     users = [{**rotated["users"][0], "roles": ["Viewer"]}, {**rotated["users"][1], "state": "absent"}]
-    arguments = ("airflow.yml", "--limit", "localhost,airflow_main", "-e", json.dumps({"airflow_main_users": users}))
+    variables = json.dumps({"airflow_main_users": users, **SETTINGS})
+    arguments = ("airflow.yml", "--limit", "localhost,airflow_main", "-e", variables)
     play(*arguments)
     roles = {
         user["username"]: [role["name"] for role in user["roles"]]
-        for user in admin.call("GET", "/auth/fab/v1/users")["users"]
+        for offset in (0, 2)
+        for user in admin.call("GET", f"/auth/fab/v1/users?offset={offset}")["users"]
     }
     assert roles == {"admin": ["Admin"], "ops": ["Viewer"]}
     assert "changed=0" in play(*arguments)
