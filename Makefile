@@ -9,7 +9,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
 SCENARIOS := $(addprefix molecule-,default nas mysql airflow_dags redis preflight outages feeds security airflow_edge)
-.PHONY: help demo test lint docs test-units molecule $(SCENARIOS) prove lock audit stop clean distclean
+MORE := molecule-rotation molecule-celery
+.PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +21,8 @@ demo: .venv/ready  ## boot three hosts on this machine, install everything, run 
 # Beside the first scenario, which takes longest.
 test: CHECKS := lint test-units
 test: molecule  ## everything that CI runs: lint, unit tests, all scenarios
+
+test-more: $(MORE)  ## the scenarios that `make test` leaves out for time: secrets renewed on a running site, a second Celery host
 
 lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are the same in defaults, argument_specs and README
 	yamllint --strict .
@@ -55,7 +58,7 @@ molecule-airflow_dags: molecule-mysql
 molecule-redis: molecule-airflow_dags
 molecule-preflight: molecule-redis
 molecule-outages molecule-feeds molecule-security molecule-airflow_edge: molecule-default
-$(SCENARIOS): molecule-%: .venv/ready
+$(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	@# Molecule remembers a scenario that was interrupted, and would leave steps out.
 	@mkdir -p .cache; molecule reset --scenario-name $* >/dev/null 2>&1
 	@LAB=$* LAB_FROM=$(if $(filter outages feeds security airflow_edge,$*),default) \
@@ -83,7 +86,7 @@ stop: .venv/ready  ## shut the demo's hosts down; `make demo` boots them again
 	python lab/lab.py stop
 
 clean:  ## remove the labs: hosts, disks, images, namespaces, NAT rules
-	for lab in demo test prove $(SCENARIOS:molecule-%=%); do LAB=$$lab $(PYTHON) lab/lab.py destroy; done
+	for lab in demo test prove $(SCENARIOS:molecule-%=%) $(MORE:molecule-%=%); do LAB=$$lab $(PYTHON) lab/lab.py destroy; done
 	$(SUDO) rm -rf .lab
 
 distclean: clean  ## remove the virtualenvs and caches, too
