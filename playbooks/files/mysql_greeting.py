@@ -1,10 +1,10 @@
 """Print what a MySQL server says of its version when a client connects; no password needed.
 
-Usage: mysql_greeting.py HOST PORT. Exit code 3: nothing answers there. With $TRY_TLS it goes on to TLS, trusting the
-host's authorities and those in $AUTHORITY (PEM); what is wrong with that is said on standard error, behind "TLS: ".
+Usage: mysql_greeting.py HOST PORT [tls]. Exit code 3: nothing answers there. With `tls` it goes on to TLS, trusting the
+host's authorities and those in AUTHORITIES (PEM), which preflight.yml sets in a line before this program; what is wrong
+with that is said on standard error, behind "TLS: ".
 """
 
-import os
 import socket
 import ssl
 import struct
@@ -18,8 +18,8 @@ def try_tls(connection: socket.socket, host: str, capabilities: int) -> None:
     if not capabilities & CLIENT_SSL:
         raise OSError("the server has no certificate")
     context = ssl.create_default_context()
-    if os.environ.get("AUTHORITY"):
-        context.load_verify_locations(cadata=os.environ["AUTHORITY"])
+    if globals().get("AUTHORITIES"):
+        context.load_verify_locations(cadata=globals()["AUTHORITIES"])
     flags = CLIENT_PROTOCOL_41 | CLIENT_SSL | CLIENT_SECURE_CONNECTION
     request = struct.pack("<IIB23x", flags, 1 << 24, 45)
     connection.sendall(struct.pack("<I", len(request) | 1 << 24) + request)
@@ -31,11 +31,11 @@ try:
         # Packet header (4 bytes), protocol version (1), then the version up to a NUL.
         greeting = connection.recv(256)
         version, _, rest = greeting[5:].partition(b"\0")
-        if greeting[4:5] == b"\x0a" and os.environ.get("TRY_TLS"):
+        if greeting[4:5] == b"\x0a" and sys.argv[3:] == ["tls"]:
             try:
                 # Behind the connection's number (4), a nonce (8) and a NUL.
                 try_tls(connection, sys.argv[1], int.from_bytes(rest[13:15], "little"))
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 print(f"TLS: {error}", file=sys.stderr)
 except OSError as error:
     print(error, file=sys.stderr)

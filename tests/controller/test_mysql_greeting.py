@@ -29,7 +29,7 @@ def certificate(tmp_path_factory):
 def ask(certificate):
     """Return what the program says of a server, and what the server was sent over TLS."""
 
-    def ask(host="127.0.0.1", *, capabilities=CLIENT_SSL, **environment):
+    def ask(host="127.0.0.1", *arguments, capabilities=CLIENT_SSL, authorities=""):
         # Of the handshake v10: version, number, nonce, NUL, the lower capabilities, and what the program does not read.
         greeting = b"\x0a" + VERSION + b"\0" + bytes(13) + capabilities.to_bytes(2, "little") + bytes(30)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -48,8 +48,10 @@ def ask(certificate):
         with socket.create_server(("127.0.0.1", 0)) as server:
             thread = threading.Thread(target=serve, args=[server])
             thread.start()
-            command = [sys.executable, ROOT / "playbooks/files/mysql_greeting.py", host, str(server.getsockname()[1])]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)  # noqa: S603
+            # As preflight.yml does it.
+            program = f"AUTHORITIES = {authorities!r}\n" + (ROOT / "playbooks/files/mysql_greeting.py").read_text()
+            command = [sys.executable, "-", host, str(server.getsockname()[1]), *arguments]
+            done = subprocess.run(command, input=program, capture_output=True, text=True)  # noqa: S603
             thread.join()
         assert done.stdout == f"{VERSION.decode()}\n"
         assert done.returncode == 0
@@ -65,18 +67,21 @@ def test_tls_is_not_tried_unless_it_is_asked_for(ask):
 
 
 def test_a_server_without_tls(ask):
-    assert ask(capabilities=0, TRY_TLS="yes") == "TLS: the server has no certificate\n"
+    assert ask("127.0.0.1", "tls", capabilities=0) == "TLS: the server has no certificate\n"
 
 
 def test_an_authority_that_the_host_does_not_trust(ask):
-    assert "TLS: [SSL: CERTIFICATE_VERIFY_FAILED]" in ask(TRY_TLS="yes")
+    assert "TLS: [SSL: CERTIFICATE_VERIFY_FAILED]" in ask("127.0.0.1", "tls")
 
 
 def test_an_authority_of_the_users_own(ask, certificate):
-    assert ask(TRY_TLS="yes", AUTHORITY=certificate.read_text()) == ""
+    assert ask("127.0.0.1", "tls", authorities=certificate.read_text()) == ""
 
 
 def test_a_certificate_that_names_another_host(ask, certificate):
-    assert "certificate is not valid for 'localhost'" in ask(
-        "localhost", TRY_TLS="yes", AUTHORITY=certificate.read_text()
-    )
+    said = ask("localhost", "tls", authorities=certificate.read_text())
+    assert "certificate is not valid for 'localhost'" in said
+
+
+def test_an_authority_that_is_none(ask):
+    assert ask("127.0.0.1", "tls", authorities="not a certificate").startswith("TLS: ")

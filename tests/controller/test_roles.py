@@ -36,3 +36,10 @@ def test_every_variable_has_its_roles_prefix_and_a_description(role):
         words = ("password", "secret", "fernet", "private_key")
         secret = any(word in name for word in words) and not name.endswith("_file")
         assert option.get("no_log", False) == secret, name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_includes_another(role):
+    """Its handlers would come once more, with the conditions of the include, for all hosts that are notified later."""
+    for path in (ROOT / "roles" / role).glob("*/*.yml"):
+        assert "include_role" not in path.read_text(), f"{path}: import_role, or include_tasks"
