@@ -7,7 +7,7 @@ import pytest
 from attack import play
 from pipeline import run_pipeline
 
-INVENTORIES = ("-i", "inventories/lab/hosts.yml", "-i", "molecule/celery/hosts.yml")
+INVENTORIES = ("-i", "inventories/lab/hosts.yml", "-i", "molecule/celery/inventory/hosts.yml")
 
 # Each of the clients that Airflow's components have, with the address of the server replaced.
 CONNECT = """

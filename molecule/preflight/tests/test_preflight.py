@@ -8,7 +8,7 @@ import threading
 import pytest
 import yaml
 
-from lab import NETWORK, ROOT
+from lab import NETWORK, ROOT, STATE
 
 LAB_INVENTORY = ROOT / "inventories/lab"
 
@@ -122,6 +122,22 @@ def test_a_mariadb_server(inventory):
             inventory=inventory(mysql={"hosts": {}}),
         )
     assert f"airflow_database_host is {NETWORK}.1, and MariaDB is there" in said
+
+
+def test_a_rotation_that_was_interrupted():
+    previous = STATE / "secrets/jwt_secret.previous"
+    previous.parent.mkdir(exist_ok=True)
+    previous.touch()
+    try:
+        said = play("preflight.yml")
+    finally:
+        previous.unlink()
+    assert "rotate-secrets.yml was interrupted: there is jwt_secret.previous in" in said
+    assert "-e rotate=jwt_secret" in said
+
+
+def test_a_rotation_that_leaves_hosts_out():
+    assert "--limit is main1; every host needs the new secrets" in play("rotate-secrets.yml", "--limit", "main1")
 
 
 @pytest.mark.parametrize(
