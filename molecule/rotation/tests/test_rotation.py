@@ -88,7 +88,7 @@ def test_the_pipeline_runs_with_the_new_secrets(rotated):
 
 
 def test_connections_are_encrypted_with_the_new_key_and_read(rotated, main1):
-    assert main1.check_output("airflow connections get before_rotation -o json").count("its-password") == 1
+    assert "its-password" in main1.check_output("airflow connections get before_rotation -o json")
 
 
 def test_what_was_secret_opens_nothing(rotated, main1, edge1):
