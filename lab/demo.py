@@ -61,7 +61,7 @@ def main() -> None:
         ("producer_dag runs", "main1", "scheduler", producer["state"], duration(producer)),
         ("task_for_celery_worker", host(celery), "Celery worker", celery["state"], duration(celery)),
         ("task_for_edge_worker is sent to", edge["queue"], edge["executor"], "queued", None),
-        ("the edge worker fetches it", host(edge), "edge API, HTTP", "fetched", wait(edge)),
+        ("the edge worker fetches it", host(edge), "edge API, HTTPS", "fetched", wait(edge)),
         ("task_for_edge_worker runs", host(edge), "edge worker", edge["state"], duration(edge)),
         (f"{path.rpartition('/')[2]} is on the NAS", "nas1", "NFS", f"{size} bytes", None),
         ("the asset nas_filestorage is updated", host(edge), "asset event", "updated", None),
