@@ -45,10 +45,10 @@ test-units: .venv-dags/ready  ## contracts of the roles; unit tests of dags/ in 
 molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs of their own: check, converge, idempotence, reboot, verify
 	@rm -f .cache/molecule-*.log
 	@# What failed is said again at the end: the scenarios' lines are mixed.
-	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS) || { \
-	    grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )' .cache/molecule-*.log | tail -n 150; exit 1; }
+	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS) || { $(FAILURES) .cache/molecule-*.log | tail -n 150; exit 1; }
 	@$(SUDO) rm -rf .lab/snapshots/default
 
+FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )'
 # Labs side by side, when the memory in /dev/shm is for two. Three sites on two cores are so slow that requests time out.
 JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : 2}')
 # The roles one after another beside default, on what that leaves of two cores; then those that begin with the site that
@@ -59,10 +59,11 @@ molecule-redis: molecule-airflow_dags
 molecule-preflight: molecule-redis
 molecule-outages molecule-feeds molecule-security molecule-airflow_edge: molecule-default
 $(SCENARIOS) $(MORE): molecule-%: .venv/ready
-	@# Molecule remembers a scenario that was interrupted, and would leave steps out.
+	@# Molecule remembers a scenario that was interrupted, and would leave steps out. Its colours bring frames with them.
 	@mkdir -p .cache; molecule reset --scenario-name $* >/dev/null 2>&1
 	@LAB=$* LAB_FROM=$(if $(filter outages feeds security airflow_edge,$*),default) \
-	    nice -n $(if $(filter nas mysql airflow_dags redis preflight,$*),10,0) molecule test --scenario-name $* 2>&1 | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log
+	    NO_COLOR=1 nice -n $(if $(filter nas mysql airflow_dags redis preflight,$*),10,0) molecule test --scenario-name $* 2>&1 \
+	    | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
 
 prove: .venv/ready  ## break a converged lab on purpose, in every way of lab/breaks.yml: the checks have to notice
 	LAB=prove python lab/prove.py '$(BREAKS)'

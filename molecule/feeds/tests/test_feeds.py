@@ -1,6 +1,8 @@
 """Feeds from an outside service: rows agree at every stage, each version of a file is loaded once, whatever fails."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -41,17 +43,20 @@ def put(out1):
 
 @pytest.fixture(scope="module")
 def fetch(airflow):
-    """Fetch a day's file of a feed, and return the ended run."""
+    """Fetch a day's file of a feed, and return the ended run.
 
-    def fetch(feed, day, wait=True):
-        # The first second of the day in UTC: the same day in the feeds' zones, and not in the future.
-        body = {"logical_date": f"{day}T00:00:01Z", "dag_run_id": f"{day}_{datetime.now(UTC).timestamp()}"}
+    Its logical date has to be of that day in the feed's zone, and not in the future: the day's first second in UTC is.
+    """
+
+    def fetch(feed, day, wait=True, at="00:00:01+00:00"):
+        logical = f"{datetime.fromisoformat(f'{day}T{at}').astimezone(UTC):%Y-%m-%dT%H:%M:%S}"
+        body = {"logical_date": f"{logical}Z", "dag_run_id": f"{day}_{datetime.now(UTC).timestamp()}"}
         try:
             run = airflow.call("POST", f"/api/v2/dags/{feed}_fetch/dagRuns", body)
         except RuntimeError:
             # A logical date has one run: it is repeated.
-            listed = airflow.call("GET", f"/api/v2/dags/{feed}_fetch/dagRuns?logical_date_gte={day}T00:00:01Z")
-            [run] = [run for run in listed["dag_runs"] if run["logical_date"].startswith(f"{day}T00:00:01")]
+            listed = airflow.call("GET", f"/api/v2/dags/{feed}_fetch/dagRuns?logical_date_gte={logical}Z")
+            [run] = [run for run in listed["dag_runs"] if run["logical_date"].startswith(logical)]
             airflow.call("POST", f"/api/v2/dags/{feed}_fetch/dagRuns/{run['dag_run_id']}/clear", {"dry_run": False})
             run["state"] = "queued"
         return airflow.follow(run) if wait else run
@@ -120,7 +125,10 @@ def test_a_real_index_has_as_many_records_at_every_stage(airflow, fetch, loaded,
 
 
 def test_a_csv_over_sftp_keeps_the_newest_row_of_each_key(airflow, fetch, loaded, query, out1):
-    yesterday, day = TODAY - timedelta(days=1), TODAY
+    # The day that unpausing has fetched: its file is there at 06:00 in Seoul, which is the evening before in UTC.
+    day = (datetime.now(ZoneInfo("Asia/Seoul")) - timedelta(hours=6)).date()
+    yesterday = day - timedelta(days=1)
+    fetch = partial(fetch, at="06:00:01+09:00")
     assert fetch("installed_packages", yesterday)["state"] == "success"
     [(_, state, records, _, _)] = loaded("installed_packages", yesterday)
     assert state == "loaded"
