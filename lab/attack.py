@@ -9,7 +9,7 @@ import re
 import subprocess
 import time
 
-from lab import ROOT, STATE, address
+from lab import ROOT, STATE
 from pipeline import Connection
 
 SECRETS = STATE / "secrets"
@@ -48,7 +48,7 @@ def claims(audience, begin=0, seconds=60, **others):
 
 def status(airflow, method, path, authorization, body=None):
     """Return the status with which main1 answers a request of somebody who has trusted its authority."""
-    connection = Connection(address("main1"), timeout=30, context=airflow.tls)
+    connection = Connection("main1", timeout=30, context=airflow.tls)
     headers = {"Authorization": authorization, "Content-Type": "application/json"}
     with contextlib.closing(connection):
         connection.request(method, path, body and json.dumps(body), headers)

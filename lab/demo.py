@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from lab import ROOT, SSH_CONFIG, ssh
+from lab import ROOT, SSH_CONFIG, address, ssh
 from pipeline import Airflow, run_feed, run_pipeline, seconds
 
 FEED = "debian_packages"
@@ -111,7 +111,7 @@ def main() -> None:
     config = os.path.relpath(SSH_CONFIG)
     print(f"""
 Look further:
-  UI                 {airflow.url}  (admin / {airflow.password})
+  UI                 https://{address("main1")}  (admin / {airflow.password})
   on a host          ssh -F {config} edge1        (or main1, nas1, out1)
   the edge worker    ssh -F {config} edge1 systemctl status airflow-edge-worker
   Airflow's CLI      ssh -F {config} main1 airflow edge list-workers

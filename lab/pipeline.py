@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from datetime import datetime
+from pathlib import Path
 
 from lab import STATE, address
 
@@ -28,11 +29,11 @@ def until(condition, seconds: float = 60, interval: float = 1):
 
 
 class Connection(http.client.HTTPSConnection):
-    """To main1, with the certificate of that name: a lab that begins with a snapshot has other addresses."""
+    """To one of the lab's hosts by its name, which this machine does not know."""
 
     def connect(self):
-        plain = socket.create_connection((self.host, self.port), self.timeout)
-        self.sock = self._context.wrap_socket(plain, server_hostname="main1")
+        plain = socket.create_connection((address(self.host), self.port), self.timeout)
+        self.sock = self._context.wrap_socket(plain, server_hostname=self.host)
 
 
 class Handler(urllib.request.HTTPSHandler):
@@ -43,11 +44,17 @@ class Handler(urllib.request.HTTPSHandler):
 
 
 class Airflow:
-    """A session of a user with the API server of main1; raises what call() raises."""
+    """A session of a user with the API server; raises what call() raises."""
 
-    def __init__(self, username: str = "admin", password: str | None = None):
-        self.url = f"https://{address('main1')}"
-        self.tls = ssl.create_default_context(cafile=STATE / "secrets/authority.pem")
+    def __init__(
+        self,
+        username: str = "admin",
+        password: str | None = None,
+        url: str = "https://main1",
+        authority: Path = STATE / "secrets/authority.pem",
+    ):
+        self.url = url
+        self.tls = ssl.create_default_context(cafile=authority)
         self.opener = urllib.request.build_opener(Handler(context=self.tls))
         self.password = password or (STATE / "secrets/admin_password").read_text()
         self.token = None

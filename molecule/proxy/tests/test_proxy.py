@@ -1,0 +1,86 @@
+"""A reverse proxy of the user's own: nginx on out1, as docs/security.md describes it."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from attack import play
+from lab import ROOT, STATE, address
+from pipeline import Airflow, run_pipeline, until
+
+CERTIFICATE = STATE / "out1.pem"
+
+
+@pytest.fixture(scope="module")
+def inventory():
+    """The lab's inventory, without a reverse proxy of ours."""
+    groups = yaml.safe_load((ROOT / "inventories/lab/hosts.yml").read_text())
+    del groups["reverse_proxy"]
+    # As deep as the one it replaces: the lab's variables find their files from there.
+    path = STATE / "hosts.yml"
+    path.write_text(yaml.safe_dump(groups))
+    (STATE / "group_vars").unlink(missing_ok=True)
+    (STATE / "group_vars").symlink_to(ROOT / "inventories/lab/group_vars")
+    return path
+
+
+@pytest.fixture(scope="module")
+def proxy(out1, main1):
+    """The server of docs/security.md, with a certificate of its own."""
+    subprocess.run([sys.executable, ROOT / "lab/lab.py", "up", "out1"], check=True)  # noqa: S603
+    out1.check_output("apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends nginx")
+    out1.check_output(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 9 -subj /CN=out1"
+        " -addext subjectAltName=DNS:out1 -keyout /etc/ssl/private/airflow.key -out /etc/ssl/certs/airflow.pem"
+    )
+    CERTIFICATE.write_text(out1.check_output("cat /etc/ssl/certs/airflow.pem"))
+    [example] = re.findall(r"(?s)```nginx\n(.*?)```", (ROOT / "docs/security.md").read_text())
+    example = example.replace("airflow.example.com", "out1").replace("192.0.2.10", address("main1"))
+    out1.check_output("printf %s > /etc/nginx/conf.d/airflow.conf", example)
+    out1.check_output("nginx -t && systemctl restart nginx.service")
+
+
+@pytest.fixture(scope="module", params=["", "/team/airflow"])
+def airflow(request, inventory, proxy):
+    """A session with the site behind the proxy, at the root of its name or below a path."""
+    url = f"https://out1{request.param}"
+    variables = {
+        "airflow_edge_api_url": f"{url}/edge_worker/v1/rpcapi",
+        "airflow_main_api_host": address("main1"),
+        "airflow_main_proxy_addresses": [address("out1")],
+        "api_authority": str(CERTIFICATE),
+    }
+    arguments = ["-i", str(inventory), "-e", json.dumps(variables)]
+    play("../site.yml", *arguments)
+    said = play("../site.yml", *arguments)
+    assert re.findall(r"changed=(\d+)", said) == ["0"] * len(re.findall("changed=", said))
+    return until(lambda: Airflow(url=url, authority=CERTIFICATE), 60)
+
+
+def test_the_pipeline_runs(airflow):
+    assert run_pipeline(airflow)["consumer"]["state"] == "success"
+
+
+def test_the_edge_worker_uses_it(airflow, edge1, out1):
+    path = airflow.url.removeprefix("https://out1")
+    log = out1.check_output("cat /var/log/nginx/access.log")
+    assert re.search(rf'(?m)^{address("edge1")} .*"(GET|POST|PATCH) {path}/edge_worker/v1/.* 200 ', log)
+    assert re.search(rf'(?m)^{address("edge1")} .*"PATCH {path}/execution/.* 204 ', log)
+    assert "https://out1" in edge1.check_output("grep EDGE__API_URL /etc/airflow/airflow.env")
+
+
+def test_it_takes_large_values(airflow):
+    value = "x" * (5 << 20)
+    airflow.call("POST", "/api/v2/variables", {"key": "large", "value": value})
+    assert airflow.call("GET", "/api/v2/variables/large")["value"] == value
+    airflow.call("DELETE", "/api/v2/variables/large")
+
+
+def test_the_ui_logs_in_and_shows_the_worker(airflow, user):
+    user.open("/plugin/edge_executor")
+    user.see("edge1", "edge_queue", "Healthy")
+    assert user.driver.current_url.startswith(f"{airflow.url}/")
