@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-SCENARIOS := $(addprefix molecule-,default nas mysql airflow_dags redis preflight outages feeds security airflow_edge)
+SCENARIOS := $(addprefix molecule-,default nas mysql airflow_dags redis preflight outages feeds airflow_edge security)
 MORE := molecule-rotation molecule-celery molecule-proxy
 .PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
 

@@ -102,7 +102,7 @@ class Airflow:
         while run["state"] not in ENDED:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{run['dag_id']} {run['dag_run_id']} is {run['state']} after {seconds:.0f} s")
-            time.sleep(0.5)
+            time.sleep(1)
             run = self.call("GET", f"/api/v2/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}")
         return run
 

@@ -36,6 +36,13 @@ def test_the_release_before_is_kept_and_older_ones_are_not(host):
     assert host.file(DAGS).linked_to.rpartition("/")[2] in releases
 
 
+def test_the_dag_processor_sees_that_they_are_others(host):
+    """It parses what is newer than its last look, which was before the release was switched."""
+    switched = float(host.check_output(f"stat --format=%.Y {DAGS}"))
+    times = host.check_output(f"find {DAGS}/ -type f -printf '%T@\n'").split()
+    assert min(map(float, times)) >= switched
+
+
 def test_the_airflow_user_reads_and_does_not_write(host):
     as_airflow = "setpriv --reuid=50000 --regid=50000 --clear-groups"
     assert host.run(f"{as_airflow} cat {DAGS}/producer_dag.py").rc == 0
