@@ -1,7 +1,8 @@
-"""A reverse proxy of the user's own: nginx on out1, as docs/security.md describes it."""
+"""Certificates of the user's own, then a reverse proxy: nginx on out1, as docs/security.md describes it."""
 
 import json
 import re
+import ssl
 import subprocess
 import sys
 
@@ -12,7 +13,46 @@ from attack import play
 from lab import ROOT, STATE, address
 from pipeline import Airflow, run_pipeline, until
 
-CERTIFICATE = STATE / "out1.pem"
+
+def make_certificate(host, name):
+    """Make a certificate by nobody's authority, /etc/ssl/NAME.pem, and its key, .key; return both as PEM texts."""
+    files = (f"/etc/ssl/{name}.pem", f"/etc/ssl/{name}.key")
+    host.check_output(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 9 -subj /CN=%s"
+        " -addext subjectAltName=DNS:%s -out %s -keyout %s", name, name, *files
+    )  # fmt: skip
+    return [host.check_output(f"cat {file}") + "\n" for file in files]
+
+
+def served():
+    return ssl.get_server_certificate((address("main1"), 443))
+
+
+def test_a_certificate_of_your_own(main1, tmp_path):
+    certificate, key = make_certificate(main1, "main1")
+    files = {"api_certificate": tmp_path / "main1.pem", "api_private_key": tmp_path / "main1.key"}
+    for path, text in zip(files.values(), (certificate, key), strict=True):
+        path.write_text(text)
+    variables = files | {"api_authority": files["api_certificate"]}
+    play("../site.yml", "-e", json.dumps(variables, default=str))
+    assert served() == certificate
+    session = until(lambda: Airflow(authority=files["api_certificate"]), 60)
+    assert run_pipeline(session)["consumer"]["state"] == "success"
+
+
+def test_a_certificate_that_another_program_keeps(main1):
+    """An ACME client, say: it renews the files, and has nginx read them again."""
+    variables = {
+        "api_certificate": "",
+        "reverse_proxy_certificate_file": "/etc/ssl/main1.pem",
+        "reverse_proxy_private_key_file": "/etc/ssl/main1.key",
+    }
+    play("services.yml", "-e", json.dumps(variables))
+    before = served()
+    certificate, _ = make_certificate(main1, "main1")
+    main1.check_output("systemctl reload nginx.service")
+    until(lambda: served() == certificate, 20)
+    assert served() != before
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +73,14 @@ def proxy(out1, main1):
     """The server of docs/security.md, with a certificate of its own."""
     subprocess.run([sys.executable, ROOT / "lab/lab.py", "up", "out1"], check=True)  # noqa: S603
     out1.check_output("apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends nginx")
-    out1.check_output(
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 9 -subj /CN=out1"
-        " -addext subjectAltName=DNS:out1 -keyout /etc/ssl/private/airflow.key -out /etc/ssl/certs/airflow.pem"
-    )
-    CERTIFICATE.write_text(out1.check_output("cat /etc/ssl/certs/airflow.pem"))
+    path = STATE / "out1.pem"
+    path.write_text(make_certificate(out1, "out1")[0])
     [example] = re.findall(r"(?s)```nginx\n(.*?)```", (ROOT / "docs/security.md").read_text())
     example = example.replace("airflow.example.com", "out1").replace("192.0.2.10", address("main1"))
+    example = example.replace("/etc/ssl/airflow.", "/etc/ssl/out1.")
     out1.check_output("printf %s > /etc/nginx/conf.d/airflow.conf", example)
     out1.check_output("nginx -t && systemctl restart nginx.service")
+    return path
 
 
 @pytest.fixture(scope="module", params=["", "/team/airflow"])
@@ -52,13 +91,13 @@ def airflow(request, inventory, proxy):
         "airflow_edge_api_url": f"{url}/edge_worker/v1/rpcapi",
         "airflow_main_api_host": address("main1"),
         "airflow_main_proxy_addresses": [address("out1")],
-        "api_authority": str(CERTIFICATE),
+        "api_authority": str(proxy),
     }
     arguments = ["-i", str(inventory), "-e", json.dumps(variables)]
     play("../site.yml", *arguments)
     said = play("../site.yml", *arguments)
     assert re.findall(r"changed=(\d+)", said) == ["0"] * len(re.findall("changed=", said))
-    return until(lambda: Airflow(url=url, authority=CERTIFICATE), 60)
+    return until(lambda: Airflow(url=url, authority=proxy), 60)
 
 
 def test_the_pipeline_runs(airflow):
