@@ -6,6 +6,7 @@ import re
 import pytest
 
 from attack import play, secrets
+from lab import address
 from pipeline import run_pipeline
 
 INVENTORIES = ("-i", "inventories/lab/hosts.yml", "-i", "molecule/celery/inventory/hosts.yml")
@@ -93,6 +94,11 @@ def another_name(main1, out1):
     yield "impostor"
     for host in (main1, out1):
         host.check_output("mv /root/hosts /etc/hosts")
+
+
+def test_the_account_is_for_these_two_hosts_alone(main1):
+    query = "mysql --batch --skip-column-names --execute=\"SELECT host FROM mysql.user WHERE user = 'airflow'\""
+    assert set(main1.check_output(query).split()) == {"127.0.0.1", address("main1"), address("out1")}
 
 
 def test_nobody_is_served_in_the_clear(main1, out1):

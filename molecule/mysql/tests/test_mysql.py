@@ -43,6 +43,11 @@ def test_the_new_password_counts_and_the_old_does_not(ask):
     assert "Access denied" in ask("SELECT 1", "the old one").stderr
 
 
+def test_it_counts_for_its_host_alone(main1):
+    query = "SELECT host FROM mysql.user WHERE user = 'airflow'"
+    assert main1.check_output(f'mysql --batch --skip-column-names --execute="{query}"').split() == ["127.0.0.1"]
+
+
 def test_the_account_has_its_schema_and_no_other(ask):
     assert ask("CREATE TABLE airflow.t (a INT); DROP TABLE airflow.t").rc == 0
     assert "denied" in ask("CREATE TABLE feeds.t (a INT)").stderr
