@@ -22,7 +22,7 @@ demo: .venv/ready  ## boot three hosts on this machine, install everything, run 
 test: CHECKS := lint test-units
 test: molecule  ## everything that CI runs: lint, unit tests, all scenarios
 
-test-more: $(MORE)  ## the scenarios that `make test` leaves out for time: secrets renewed on a running site, a second Celery host, your own reverse proxy
+test-more: $(MORE)  ## the scenarios that `make test` leaves out for time: secrets renewed on a running site, a second Celery host, your own certificates and reverse proxy
 
 lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are the same in defaults, argument_specs and README
 	yamllint --strict .
@@ -49,6 +49,7 @@ molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs o
 	@$(SUDO) rm -rf .lab/snapshots/default
 
 FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )'
+
 # Labs side by side, when the memory in /dev/shm is for two. Three sites on two cores are so slow that requests time out.
 JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : 2}')
 # The roles one after another beside default, on what that leaves of two cores; then those that begin with the site that

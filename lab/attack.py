@@ -27,6 +27,7 @@ def play(playbook, *arguments):
     command = ["ansible-playbook", f"playbooks/{playbook}", *arguments]
     environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)  # noqa: S603
+    (ROOT / ".cache").mkdir(exist_ok=True)
     (ROOT / ".cache/play.log").write_text(done.stdout)
     if done.returncode:
         raise RuntimeError(re.search(r"(?s)fatal: .{0,2000}", done.stdout)[0])
