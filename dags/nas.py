@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -143,6 +143,20 @@ def manifest_of(path: Path) -> dict | None:
     except (FileNotFoundError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and manifest.keys() >= {"path", "sha256"} else None
+
+
+def hidden_files(directory: Path) -> Iterator[Path]:
+    """Yield the manifests and temporary files below a directory; none when it is not there yet.
+
+    :raises OSError: the NAS does not answer as it should. Path.rglob() would take that for an empty directory.
+    """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for place, _, names in os.walk(directory, onerror=fail):
+        yield from (Path(place, name) for name in names if name.startswith("."))
 
 
 def require() -> None:

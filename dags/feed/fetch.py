@@ -74,7 +74,8 @@ def _inspect(feed: Feed, day: date, source: str, temporary: Path, sha256: str) -
 
 def manifests(feed: Feed) -> list[dict]:
     """Return the manifests of a feed's files, of those that were removed from the NAS, too."""
-    found = (nas.manifest_of(path.with_name(path.name[1:-5])) for path in feed.directory.rglob(".*.json"))
+    hidden = (path for path in nas.hidden_files(feed.directory) if path.suffix == ".json")
+    found = (nas.manifest_of(path.with_name(path.name[1:-5])) for path in hidden)
     return [manifest for manifest in found if manifest and manifest.keys() >= NEEDED and manifest["day"]]
 
 

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from itertools import chain
 from math import isfinite
@@ -112,10 +112,12 @@ def remove_old_files(feed: Feed) -> list[str]:
     """
     nas.require()
     removed, now = [], time.time()
-    for path in feed.directory.rglob(".*"):
-        if path.suffix != ".json" and path.is_file() and now - path.stat().st_mtime > UNFINISHED:
-            path.unlink(missing_ok=True)
-            removed.append(str(path))
+    for path in nas.hidden_files(feed.directory):
+        # One that another task has just finished is not there any more.
+        with suppress(FileNotFoundError):
+            if path.suffix != ".json" and now - path.stat().st_mtime > UNFINISHED:
+                path.unlink()
+                removed.append(str(path))
     if feed.keep is not None:
         with _database(feed) as connection:
             known = _ledger(connection, feed)

@@ -2,6 +2,7 @@
 
 import asyncio
 import bz2
+import errno
 import gzip
 import hashlib
 import json
@@ -825,3 +826,18 @@ def test_unfinished_files_are_removed_after_two_days_and_no_others(feed, filesto
     assert load.remove_old_files(small) == [str(unfinished[1])]
     assert unfinished[0].exists()
     assert nas.read(manifest) == CSV
+
+
+def test_a_nas_that_does_not_answer_is_not_an_empty_one(feed, filestorage, monkeypatch):
+    small = feed()
+    assert fetch.manifests(small) == []
+    manifest = nas.publish(small.path_of(DAY), CSV, day=DAY)
+    assert fetch.manifests(small) == [manifest]
+
+    def stale(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+
+    monkeypatch.setattr(os, "scandir", stale)
+    for use in (fetch.manifests, load.remove_old_files):
+        with pytest.raises(OSError, match="Stale file handle"):
+            use(small)
