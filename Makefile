@@ -70,7 +70,7 @@ prove: .venv/ready  ## break a converged lab on purpose, in every way of lab/bre
 	LAB=prove python lab/prove.py '$(BREAKS)'
 
 lock: .venv/ready  ## renew the hash-pinned files in requirements/ from the ranges in pyproject.toml
-	for group in uv controller main edge dags-test audit; do \
+	for group in uv controller build main edge dags-test audit; do \
 	    uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	        --custom-compile-command 'make lock' --group pyproject.toml:$$group --output-file requirements/$$group.txt; \
 	done
@@ -80,7 +80,7 @@ audit: .venv-audit/ready  ## known vulnerabilities in what hosts install, and wh
 	    .venv-audit/bin/cyclonedx-py requirements --output-file .cache/sbom-$$group.json requirements/$$group.txt || exit 1; \
 	done
 	@# Strict: a package that the index does not tell about has not been found to be safe.
-	@for group in main edge; do echo "requirements/$$group.txt:"; \
+	@for group in build main edge; do echo "requirements/$$group.txt:"; \
 	    .venv-audit/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements/$$group.txt || failed=1; \
 	done; exit $${failed:-0}
 

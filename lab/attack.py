@@ -54,3 +54,19 @@ def status(airflow, method, path, authorization, body=None):
     with contextlib.closing(connection):
         connection.request(method, path, body and json.dumps(body), headers)
         return connection.getresponse().status
+
+
+def sign(directory, name, *, ca=None, names="DNS:main1", days=1):
+    """Sign a certificate with openssl: by itself, or by the site's authority."""
+    key, request, certificate = (str(directory / f"{name}.{kind}") for kind in ("key", "csr", "pem"))
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True)  # noqa: S603, S607
+
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    openssl(
+        "req", *curve, "-keyout", key, "-out", request, "-subj", f"/CN={name}", "-addext", f"subjectAltName={names}"
+    )
+    by = ["-CA", str(ca.with_suffix(".pem")), "-CAkey", str(ca.with_suffix(".key"))] if ca else ["-signkey", key]
+    openssl("x509", "-req", "-in", request, "-out", certificate, "-days", str(days), "-copy_extensions", "copyall", *by)
+    return certificate, key

@@ -8,6 +8,7 @@ import threading
 import pytest
 import yaml
 
+from attack import sign
 from lab import NETWORK, ROOT, STATE
 
 LAB_INVENTORY = ROOT / "inventories/lab"
@@ -22,7 +23,8 @@ def play(playbook, *arguments, inventory=LAB_INVENTORY / "hosts.yml"):
     recap = done.stdout.rpartition("PLAY RECAP")[2]
     assert "changed=0" in recap
     assert not any(f"changed={n}" in recap for n in range(1, 10)), recap
-    return " ".join(done.stdout.split())
+    # YAML writes a quote twice, sometimes.
+    return " ".join(done.stdout.split()).replace("''", "'")
 
 
 @pytest.fixture
@@ -61,15 +63,32 @@ def test_a_worker_with_a_name_that_is_too_long(inventory):
 @pytest.mark.parametrize("path", ["/edge_worker/v1", "/edge_worker/v1/rpcapi/", ""])
 def test_an_edge_url_that_does_not_end_as_it_has_to(path):
     said = play("preflight.yml", "-e", f"airflow_edge_api_url=http://main1:8080{path}")
-    assert f"airflow_edge_api_url of edge1 is 'http://main1:8080{path}'" in said.replace("''", "'")
+    assert f"airflow_edge_api_url of edge1 is 'http://main1:8080{path}'" in said
 
 
 def test_an_edge_url_without_tls():
     said = play("preflight.yml", "-e", "airflow_edge_api_url=http://main1/edge_worker/v1/rpcapi")
-    assert (
-        "airflow_edge_api_url of edge1 is 'http://main1/edge_worker/v1/rpcapi', but main1 speaks HTTPS"
-        in said.replace("''", "'")
-    )
+    assert "airflow_edge_api_url of edge1 is 'http://main1/edge_worker/v1/rpcapi', but main1 speaks HTTPS" in said
+
+
+def test_an_edge_url_without_tls_to_a_proxy_of_your_own(inventory):
+    arguments = ("-e", "airflow_edge_api_url=http://out1:8080/edge_worker/v1/rpcapi")
+    said = play("preflight.yml", *arguments, inventory=inventory(reverse_proxy={"hosts": {}}))
+    assert "'http://out1:8080/edge_worker/v1/rpcapi': tokens, connections and their passwords" in said
+    assert "set api_plain_http to true" in said
+
+
+def test_a_certificate_of_your_own_that_would_not_work(tmp_path):
+    def said(certificate, key):
+        return play("preflight.yml", "-e", f"api_certificate={certificate}", "-e", f"api_private_key={key}")
+
+    right, key = sign(tmp_path, "right")
+    other, other_key = sign(tmp_path, "other", names="DNS:*.example.com")
+    ended, ended_key = sign(tmp_path, "ended", days=-1)
+    assert f"and api_private_key is '{key}.old'. Both have to be files" in said(right, f"{key}.old")
+    assert f"'{other_key}', which is not the key of api_certificate, '{right}'" in said(right, other_key)
+    assert f"api_certificate is '{ended}', which ended at" in said(ended, ended_key)
+    assert f"api_certificate, '{other}', is for DNS:*.example.com. Write one of these names" in said(other, other_key)
 
 
 def test_a_python_that_is_missing():
@@ -124,12 +143,13 @@ def test_a_mariadb_server(inventory):
     assert f"airflow_database_host is {NETWORK}.1, and MariaDB is there" in said
 
 
-def test_a_rotation_that_was_interrupted():
+@pytest.mark.parametrize("playbook", ["preflight.yml", "services.yml", "airflow.yml"])
+def test_a_rotation_that_was_interrupted(playbook):
     previous = STATE / "secrets/jwt_secret.previous"
     previous.parent.mkdir(exist_ok=True)
     previous.touch()
     try:
-        said = play("preflight.yml")
+        said = play(playbook)
     finally:
         previous.unlink()
     assert "rotate-secrets.yml was interrupted: there is jwt_secret.previous in" in said
@@ -138,6 +158,12 @@ def test_a_rotation_that_was_interrupted():
 
 def test_a_rotation_that_leaves_hosts_out():
     assert "--limit is main1; every host needs the new secrets" in play("rotate-secrets.yml", "--limit", "main1")
+
+
+def test_a_rotation_with_a_host_that_is_not_installed():
+    assert "edge1 is in the inventory, and Airflow is not installed there: run site.yml first" in play(
+        "rotate-secrets.yml"
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from attack import SECRETS, claims, secrets, status, token
+from attack import SECRETS, claims, secrets, sign, status, token
 from lab import NETWORK, ROOT, address
 
 # What each of the services listens on is in the picture of docs/security.md.
@@ -99,22 +99,6 @@ class Impostor:
             with contextlib.suppress(OSError), plain, context.wrap_socket(plain, server_side=True) as secure:
                 secure.settimeout(3)
                 self.heard += secure.recv(65536)
-
-
-def sign(directory, name, *, ca=None, names="DNS:main1", days=1):
-    """Sign a certificate with openssl: by itself, or by the site's authority."""
-    key, request, certificate = (str(directory / f"{name}.{kind}") for kind in ("key", "csr", "pem"))
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], check=True, capture_output=True)  # noqa: S603, S607
-
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl(
-        "req", *curve, "-keyout", key, "-out", request, "-subj", f"/CN={name}", "-addext", f"subjectAltName={names}"
-    )
-    by = ["-CA", str(ca.with_suffix(".pem")), "-CAkey", str(ca.with_suffix(".key"))] if ca else ["-signkey", key]
-    openssl("x509", "-req", "-in", request, "-out", certificate, "-days", str(days), "-copy_extensions", "copyall", *by)
-    return certificate, key
 
 
 # One request of the edge worker's client, and one of a task's.
