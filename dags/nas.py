@@ -145,18 +145,30 @@ def manifest_of(path: Path) -> dict | None:
     return manifest if isinstance(manifest, dict) and manifest.keys() >= {"path", "sha256"} else None
 
 
-def hidden_files(directory: Path) -> Iterator[Path]:
-    """Yield the manifests and temporary files below a directory; none when it is not there yet.
+def files(directory: Path) -> Iterator[Path]:
+    """Yield every file below a directory, hidden ones, too; none when it is not there yet.
 
-    :raises OSError: the NAS does not answer as it should. Path.rglob() would take that for an empty directory.
+    It is what the server has at this moment: an NFS client can answer from memory what another host has changed since,
+    and asks after a change of its own. Unlike Path.rglob(), it does not take an error for an empty directory.
+
+    :raises OSError: the NAS does not answer as it should.
     """
-
-    def fail(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise error
-
-    for place, _, names in os.walk(directory, onerror=fail):
-        yield from (Path(place, name) for name in names if name.startswith("."))
+    places = [directory]
+    while places:
+        place = places.pop()
+        try:
+            descriptor, name = tempfile.mkstemp(dir=place, prefix=".look.")
+            os.close(descriptor)
+            Path(name).unlink()
+            with os.scandir(place) as found:
+                entries = list(found)
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                places.append(Path(entry.path))
+            else:
+                yield Path(entry.path)
 
 
 def require() -> None:
@@ -200,6 +212,9 @@ def _take_name(temporary: Path, path: Path, digest: str) -> tuple[Path, int, boo
     Returns the path, the version, and whether it is new.
     """
     number = max(_versions(path), default=1)
+    # One that another host has made meanwhile.
+    while version_of(path, number + 1).exists():
+        number += 1
     while True:
         target = version_of(path, number)
         if not target.exists() and (manifest_of(target) or {}).get("sha256", digest) != digest:

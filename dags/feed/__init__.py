@@ -42,7 +42,7 @@ def _fetch_dag(feed: Feed) -> DAG:
         f"{feed.name}_fetch",
         schedule=CronTriggerTimetable(feed.schedule, timezone=feed.timezone),
         start_date=datetime(feed.start_date.year, feed.start_date.month, feed.start_date.day, tzinfo=feed.zone),
-        catchup=False,
+        catchup=feed.catchup,
         tags=["feed"],
         description=feed.description,
         doc_md=feed.text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import date
 from functools import partial
 from itertools import chain
@@ -18,7 +18,8 @@ import nas
 from feed.model import Feed
 from feed.parse import count
 
-CHUNK = 1 << 20
+# Bytes of a piece; what has arrived of one when the line breaks is lost, and asked for again.
+CHUNK = 1 << 15
 # Seconds until a silent service counts as gone: to connect, and between two pieces.
 CONNECT, SILENCE = 10, 60
 # A transfer that breaks is resumed so many times in a row without a byte in between.
@@ -72,11 +73,19 @@ def _inspect(feed: Feed, day: date, source: str, temporary: Path, sha256: str) -
     return rows
 
 
-def manifests(feed: Feed) -> list[dict]:
-    """Return the manifests of a feed's files, of those that were removed from the NAS, too."""
-    hidden = (path for path in nas.hidden_files(feed.directory) if path.suffix == ".json")
-    found = (nas.manifest_of(path.with_name(path.name[1:-5])) for path in hidden)
-    return [manifest for manifest in found if manifest and manifest.keys() >= NEEDED and manifest["day"]]
+def manifests(feed: Feed, but: Container[str] = ()) -> list[dict]:
+    """Return the manifests of a feed's files, but of some paths; of those that were removed from the NAS, too."""
+    found = []
+    for beside in nas.files(feed.directory):
+        path = beside.with_name(beside.name[1:-5])
+        if not re.fullmatch(r"\..+\.json", beside.name) or str(path) in but:
+            continue
+        manifest = nas.manifest_of(path)
+        if manifest and manifest.keys() >= NEEDED and manifest["day"]:
+            found.append(manifest)
+        else:
+            print(f"{beside} is no manifest of a feed: left out")
+    return found
 
 
 def _refuse(policy: str, message: str) -> None:
@@ -176,22 +185,30 @@ def _http(
             if position:
                 part = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
                 if answer.status_code != 206 or not part or (int(part[1]), int(part[2])) != (position, seen[1]):
-                    raise OSError(f"{url} changed while it was read: begin again")
+                    raise OSError(f"{url} changed while it was read, or its server sends no parts: begin again")
                 size = seen[1]
             elif answer.status_code != 200:
                 raise OSError(f"{url}: {answer.status_code} {answer.reason}, which was not asked for")
-            if size < 0 and not feed.source.checksum:
-                print(f"{url} has no Content-Length: whether it is whole is not known (source.checksum would tell)")
+            # Chunks have an end; without them and a length, a line that broke looks like the end.
+            is_open = size < 0 and not answer.raw.chunked and not feed.source.checksum
             # A weak ETag does not say that the bytes are the same.
             etag = answer.headers.get("ETag", "")
             mark = etag if etag.startswith('"') else answer.headers.get("Last-Modified")
             decoded = decode and "Content-Encoding" in answer.headers
             seen = (mark, size) if mark and size >= 0 and not decoded else None
-            for piece in answer.raw.stream(CHUNK, decode_content=decode):
+            piece = b""
+            # What is there, however little: it counts when the line breaks.
+            while more := answer.raw.read1(CHUNK, decode_content=decode):
+                piece = more
                 yield piece, seen
                 position += len(piece)
             if seen and position < size:
                 raise Broken(f"{size - position} bytes are missing")
+            if is_open and feed.packing == "none" and feed.format in ("csv", "jsonl", "fixed") and piece[-1:] != b"\n":
+                raise OSError(
+                    f"{url} ends within a line, and has no Content-Length: part of it may be missing. If its last line"
+                    " is always like that, say how to know that it is whole: source.checksum"
+                )
     except (exceptions.ConnectionError, exceptions.Timeout, HTTPError) as error:
         raise Broken(str(error)) from error
 

@@ -7,9 +7,10 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from datetime import datetime
+from datetime import date, datetime
 from itertools import chain
 from math import isfinite
+from numbers import Number
 from pathlib import Path
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
@@ -53,9 +54,14 @@ ABOUT_A_ROW = {1048, 1062, 1264, 1265, 1292, 1366, 1406, 1411, 1452, 1644, 3140,
 # Rows and characters of one INSERT; MySQL takes 64 MB (max_allowed_packet), of up to 8 bytes for a character.
 BATCH, BATCH_SIZE = 1000, 1 << 20
 DATE = re.compile(r"\d{4}([-/.]?)\d{2}\1\d{2}(?!\d)|\d{14}")
-# Seconds that a load waits for another of its feed, and that its session may be silent: a host that lost its power
-# must not hold its locks for MySQL's usual eight hours.
+# What it says about the feed, its table or its account, so that another attempt would not help: no right, no such
+# schema or column, a wrong statement, a key or a row that is too long, a type that there is not.
+FINAL = {1044, 1049, 1054, 1064, 1071, 1074, 1118, 1142, 1143, 1170, 1227, 1426, 1439}
+# Seconds that a load waits for another of its feed.
 PATIENCE = 600
+# Seconds that its session may be silent: longer than a NAS is away, but not MySQL's usual eight hours, for which a host
+# that lost its power would hold its locks.
+SILENCE = 1800
 # An unfinished temporary file is removed after two days.
 UNFINISHED = 2 * 86400
 
@@ -73,10 +79,11 @@ def load_files(feed: Feed, announced: list[dict]) -> list[dict]:
     # An event that somebody made by hand has no manifest.
     announced = [manifest for manifest in announced if manifest.keys() >= NEEDED]
     told = {(manifest["path"], manifest["sha256"]) for manifest in announced}
-    files = {(manifest["path"], manifest["sha256"]): manifest for manifest in chain(manifests(feed), announced)}
     results, refused, failed = [], [], []
     with _database(feed) as connection:
         known = _ledger(connection, feed)
+    found = manifests(feed, but={path for path, _ in known})
+    files = {(manifest["path"], manifest["sha256"]): manifest for manifest in chain(found, announced)}
     # A bad version that a good one has followed is superseded, and not refused again and again.
     for key, manifest in sorted(files.items(), key=lambda item: (item[1]["day"], item[1]["version"]), reverse=True):
         if key in known:
@@ -92,7 +99,8 @@ def load_files(feed: Feed, announced: list[dict]) -> list[dict]:
             else:
                 print(f"{manifest['path']} is not there any more, and was never loaded")
         except Exception as error:
-            again = isinstance(error, OSError) or type(error).__name__ in ("OperationalError", "InterfaceError")
+            is_databases = type(error).__name__ in ("OperationalError", "InterfaceError")
+            again = isinstance(error, OSError) or (is_databases and _code(error) not in FINAL)
             print(f"{manifest['path']}: {type(error).__name__}: {error}")
             (failed if again else refused).append(f"{manifest['path']}: {error}")
         else:
@@ -111,21 +119,17 @@ def remove_old_files(feed: Feed) -> list[str]:
     Manifests stay: they say which versions there were.
     """
     nas.require()
-    removed, now = [], time.time()
-    for path in nas.hidden_files(feed.directory):
+    removed, now, old = [], time.time(), set()
+    if feed.keep is not None:
+        oldest = (datetime.now(feed.zone) - feed.keep).date()
+        with _database(feed) as connection:
+            old = {path for (path, _), day in _ledger(connection, feed).items() if day < oldest}
+    for path in nas.files(feed.directory):
         # One that another task has just finished is not there any more.
         with suppress(FileNotFoundError):
-            if path.suffix != ".json" and now - path.stat().st_mtime > UNFINISHED:
+            is_unfinished = path.name[0] == "." and path.suffix != ".json"
+            if str(path) in old or (is_unfinished and now - path.stat().st_mtime > UNFINISHED):
                 path.unlink()
-                removed.append(str(path))
-    if feed.keep is not None:
-        with _database(feed) as connection:
-            known = _ledger(connection, feed)
-        oldest = (datetime.now(feed.zone) - feed.keep).date().isoformat()
-        for manifest in manifests(feed):
-            path = Path(manifest["path"])
-            if manifest["day"] < oldest and (manifest["path"], manifest["sha256"]) in known and path.exists():
-                path.unlink(missing_ok=True)
                 removed.append(str(path))
     print(f"Removed {len(removed)} files: {removed[:100]}")
     return removed
@@ -135,33 +139,41 @@ def remove_old_files(feed: Feed) -> list[str]:
 def _database(feed: Feed):
     """Connect to the feed's database, with its ledger; what is not committed in the end is taken back.
 
-    :raises AirflowFailException: there is no such connection.
+    :raises AirflowFailException: there is no such connection, or its user may not do what is needed.
     """
     from airflow.providers.mysql.hooks.mysql import MySqlHook
 
     try:
         connection = MySqlHook(mysql_conn_id=feed.load.connection).get_conn()
-    except AirflowNotFoundException as error:
-        raise AirflowFailException(f"load.connection: {feed.load.connection} is not there: add it") from error
-    with closing(connection):
-        connection.autocommit(False)
-        connection.set_character_set("utf8mb4")
         with closing(connection.cursor()) as cursor:
+            connection.autocommit(False)
+            connection.set_character_set("utf8mb4")
             # A value that does not fit is an error, not a truncated one.
             cursor.execute(
                 "SET SESSION sql_mode = 'TRADITIONAL', wait_timeout = %s, innodb_lock_wait_timeout = %s",
-                (PATIENCE, PATIENCE),
+                (SILENCE, PATIENCE),
             )
             cursor.execute(LEDGER)
             cursor.execute(REJECTS)
+    except AirflowNotFoundException as error:
+        raise AirflowFailException(f"load.connection: {feed.load.connection} is not there: add it") from error
+    except Exception as error:
+        if _code(error) not in FINAL:
+            raise
+        raise AirflowFailException(
+            f"load.connection: {feed.load.connection}: {error}. Correct it, or give its user SELECT, INSERT, UPDATE,"
+            " DELETE and CREATE on the schema"
+        ) from error
+    with closing(connection):
         connection.commit()
         yield connection
 
 
-def _ledger(connection, feed: Feed) -> set[tuple[str, str]]:
+def _ledger(connection, feed: Feed) -> dict[tuple[str, str], date]:
+    """Return the days of a feed's files that the ledger has, by path and digest."""
     with closing(connection.cursor()) as cursor:
-        cursor.execute("SELECT path, sha256 FROM feed_files WHERE feed = %s", (feed.name,))
-        known = set(cursor.fetchall())
+        cursor.execute("SELECT path, sha256, day FROM feed_files WHERE feed = %s", (feed.name,))
+        known = {(path, sha256): day for path, sha256, day in cursor.fetchall()}
     connection.commit()
     return known
 
@@ -314,6 +326,10 @@ def _value(value: object, name: str, column: Column, feed: Feed) -> object:
         value = json.dumps(value, default=float, ensure_ascii=False)
     if isinstance(value, float) and not isfinite(value):
         raise ValueError(f"{name} is {value}")
+    is_date = column.type.startswith(("date", "timestamp"))
+    # MySQL would take 201025, a number, and 20.10.25 for days of the year 2020.
+    if is_date and isinstance(value, Number):
+        raise ValueError(f"{name}: {value!r} is no date such as 2025-10-20; for another form use a parser")
     if not isinstance(value, str):
         return value
     if not value.isascii():
@@ -321,19 +337,23 @@ def _value(value: object, name: str, column: Column, feed: Feed) -> object:
             value.encode()
         except UnicodeEncodeError:
             raise ValueError(f"{name} is not {feed.encoding}") from None
-    if len(value) > LIMIT // 4:
+    if len(value) > LIMIT:
         raise ValueError(f"{name} has {len(value)} characters")
     if column.is_text:
         return value
     value = value.strip()
-    # MySQL would take 20.10.25 for the year 2020.
-    if value and column.type.startswith(("date", "timestamp")) and not DATE.match(value):
+    if value and is_date and not DATE.match(value):
         raise ValueError(f"{name}: {value!r} is no date such as 2025-10-20; for another form use a parser")
     return value or None
 
 
 def _is_about_a_row(error: Exception) -> bool:
-    return bool(error.args) and error.args[0] in ABOUT_A_ROW
+    return _code(error) in ABOUT_A_ROW
+
+
+def _code(error: Exception) -> object:
+    """Return MySQL's number of an error."""
+    return error.args[0] if error.args else None
 
 
 def _make_table(cursor, feed: Feed) -> None:

@@ -39,9 +39,12 @@ OWN_TABLES = ("feed_files", "feed_rejects", "feed_new")
 
 
 def duration(value: object) -> timedelta:
-    if isinstance(value, str) and (found := re.fullmatch(r"(\d+) ?([smhd])", value)):
-        return timedelta(**{UNITS[found[2]]: int(found[1])})
-    raise ValueError("write a number and a unit: 30s, 10m, 6h or 7d")
+    # More digits are more than a hundred years.
+    if isinstance(value, str) and (found := re.fullmatch(r"(\d{1,9}) ?([smhd])", value)):
+        length = timedelta(**{UNITS[found[2]]: int(found[1])})
+        if length <= timedelta(days=36500):
+            return length
+    raise ValueError("write a number and a unit: 30s, 10m, 6h or 7d; at most 36500d")
 
 
 def more_than_nothing(value: timedelta) -> timedelta:
@@ -72,6 +75,17 @@ Duration = Annotated[timedelta, BeforeValidator(duration)]
 Interval = Annotated[timedelta, BeforeValidator(duration), AfterValidator(more_than_nothing)]
 Cron = Annotated[str, BeforeValidator(cron)]
 DayPattern = Annotated[str, BeforeValidator(day_pattern)]
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which no field stands twice: the last one would win, and the first would seem to count."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for number, name in enumerate(names):
+            if name in names[:number] and name != "<<":
+                raise yaml.YAMLError(f"{name} stands there twice, {str(node.start_mark).strip()}: remove one")
+        return super().construct_mapping(node, deep)
 
 
 class Part(BaseModel):
@@ -175,6 +189,8 @@ class Feed(Part):
     day_offset: Annotated[int, Field(ge=-366, le=366)] = 0
     # Backfills can go back to this day.
     start_date: date = date(2020, 1, 1)
+    # Fetch every day since start_date: also those on which the main server was down, or the DAG paused.
+    catchup: bool = False
     # Queue of the edge worker.
     queue: str = "edge_queue"
     source: Source
@@ -219,7 +235,7 @@ class Feed(Part):
         shown = f"{path.parent.name}/{path.name}"
         try:
             text = path.read_text(encoding="utf-8")
-            content = yaml.safe_load(text)
+            content = yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
         except UnicodeDecodeError as error:
             raise ValueError(f"{shown}: not UTF-8: {error}") from None
         except yaml.YAMLError as error:
@@ -265,8 +281,12 @@ class Feed(Part):
     def _agrees(self) -> Feed:
         if (self.format is None) == (self.parser is None):
             raise ValueError("name either a format (csv, json, jsonl, fixed, rfc822) or a parser (module:function)")
+        if self.catchup and "start_date" not in self.model_fields_set:
+            raise ValueError("catchup needs a start_date: every day since then is fetched")
         if self.name == nas.nas_filestorage.name:
             raise ValueError("an Asset has this name already: give the file another one")
+        if self.delimiter in "\r\n":
+            raise ValueError("delimiter: a line's end separates records: write the character between two fields")
         if self.delimiter == self.quote:
             raise ValueError("delimiter and quote are the same")
         if not self.is_utf8 and self.format == "json":

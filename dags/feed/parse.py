@@ -21,8 +21,9 @@ from typing import BinaryIO
 
 from feed.model import Feed
 
-# Bytes (characters of a text) that one record may have; what is longer is not a record, and does not fit into memory.
-LIMIT = 16 << 20
+# Bytes (characters of a text) that one record may have. What is longer is not a record, and would take a multiple of it
+# in memory.
+LIMIT = 4 << 20
 BOM = b"\xef\xbb\xbf"
 # What a broken compressed file raises, by library.
 BROKEN = (EOFError, OSError, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error)
@@ -117,12 +118,14 @@ def opened(feed: Feed, path: Path) -> Iterator[BinaryIO]:
 
 
 class _Lines:
-    """The lines of a text, none longer than LIMIT; remembers the last one."""
+    """The lines of a text; LIMIT characters without the end of a record are too many. Remembers the last one."""
 
     def __init__(self, file: BinaryIO, feed: Feed):
         # Bytes that are not in the encoding become surrogates, so that they cost one record and not the file.
         self.text = io.TextIOWrapper(file, feed.encoding, errors="surrogateescape", newline="")
         self.last, self.number = "", 0
+        # Characters of the record that is being read; whoever reads sets it back.
+        self.size = 0
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -132,8 +135,9 @@ class _Lines:
         self.number += 1
         if not self.last:
             raise StopIteration
-        if len(self.last) == LIMIT:
-            raise ValueError(f"line {self.number} is longer than {LIMIT} characters")
+        self.size += len(self.last)
+        if self.size >= LIMIT:
+            raise ValueError(f"the record that ends at line {self.number}, or later, is longer than {LIMIT} characters")
         return self.last
 
 
@@ -145,7 +149,7 @@ def _csv(file: BinaryIO, feed: Feed) -> Iterator[dict | Bad]:
     header = _header(reader, feed) if feed.header else None
     least = max(source for source in feed.wanted()) if header is None else 0
     while True:
-        before = lines.number
+        before, lines.size = lines.number, 0
         try:
             fields = next(reader)
         except StopIteration:
@@ -185,7 +189,9 @@ def _header(reader: Iterator[list[str]], feed: Feed) -> list[str]:
 
 
 def _jsonl(file: BinaryIO, feed: Feed) -> Iterator[dict | Bad]:
-    for line in _Lines(file, feed):
+    lines = _Lines(file, feed)
+    for line in lines:
+        lines.size = 0
         if line.isspace():
             continue
         try:
@@ -210,11 +216,18 @@ def _json(file: BinaryIO, feed: Feed) -> Iterator[dict | Bad]:
             self.since += size
             return file.read(size)
 
-    limited = Limited()
+    limited, begin, number = Limited(), file.tell(), 0
     try:
-        for record in ijson.items(limited, feed.records):
+        for number, record in enumerate(ijson.items(limited, feed.records), 1):  # noqa: B007 - whether there are any
             limited.since = 0
             yield record if isinstance(record, dict) else Bad("not an object", str(record))
+        if not number:
+            # An empty array has no records; a document in which it is not there is another one, an error's perhaps.
+            file.seek(begin)
+            limited.since = 0
+            array = (feed.records.rpartition("item")[0].rstrip("."), "start_array")
+            if not any(event[:2] == array for event in ijson.parse(limited)):
+                raise ValueError(f"it has no array where {feed.records!r} (records) says that the records are")
     except ijson.JSONError as error:
         raise ValueError(f"its JSON is broken: {error}") from error
 
@@ -224,7 +237,9 @@ def _fixed(file: BinaryIO, feed: Feed) -> Iterator[dict | Bad]:
     for source in feed.wanted():
         first, last = map(int, source.split("-"))
         slices[source] = slice(first - 1, last)
-    for line in islice(_Lines(file, feed), feed.skip_lines, None):
+    lines = _Lines(file, feed)
+    for line in islice(lines, feed.skip_lines, None):
+        lines.size = 0
         # Such formats count bytes; blanks at a line's end may have been cut off.
         content = line.rstrip("\r\n").encode(feed.encoding, "surrogateescape")
         if content.strip():
@@ -238,7 +253,10 @@ def _rfc822(file: BinaryIO, feed: Feed) -> Iterator[dict | Bad]:
     broken: list[str] = []
 
     def lines() -> Iterator[str]:
-        for line in _Lines(file, feed):
+        every = _Lines(file, feed)
+        for line in every:
+            if line.isspace():
+                every.size = 0
             if ":" in line or line.isspace() or line[0] in " \t#":
                 yield line
             else:

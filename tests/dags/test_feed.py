@@ -115,6 +115,9 @@ def feed(tmp_path):
         ({"load.columns": {"id": "int", "ID": "int"}}, r"two columns have the same name"),
         ({"load.columns": {"id": "int", False: "int"}}, r"column for False: write it in quotes"),
         ({"load.key": ["id", "id"]}, r"key names a column twice"),
+        ({"keep": "99999999999d"}, r"keep: '99999999999d': write a number and a unit: .*; at most 36500d"),
+        ({"delimiter": "\n"}, r"delimiter: a line's end separates records"),
+        ({"catchup": True}, r"catchup needs a start_date"),
         ({"load.table": "feed_files"}, r"feed_files is a table of feeds"),
         (
             {"format": "fixed", "load.columns": {"id": {"from": "14-5", "type": "int"}}},
@@ -144,6 +147,13 @@ def test_what_is_written_short(feed):
 def test_a_name_that_cannot_be_a_dags_is_refused(feed):
     with pytest.raises(ValueError, match=r"feeds/Daily-1.yml: name: 'Daily-1': name the file with small letters"):
         feed(name="Daily-1")
+
+
+def test_a_field_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.yml"
+    path.write_text('schedule: "30 5 * * *"\nload:\n  key: [id]\n  table: t\n  key: [name]\n')
+    with pytest.raises(ValueError, match=r"twice.yml: not YAML: key stands there twice, .*line 3.*: remove one"):
+        Feed.of(path)
 
 
 @pytest.mark.parametrize("text", ["schedule: [", "- a list", "", "just words"])
@@ -347,6 +357,29 @@ def test_a_transfer_that_breaks_off_is_resumed_where_it_broke(service, feed):
     assert len(ranges) == 3
 
 
+def test_what_has_arrived_counts_however_little_it_is(service, feed):
+    content = service.files["/20251020.csv"] = CSV + b"3,three\n" * 2000
+    service.trouble = [lambda handler, content: handler.file(content, cut=2000)] * 7
+    assert Path(fetch.fetch_file(feed(), DAY)["path"]).read_bytes() == content
+    begins = [int(headers["Range"][6:-1]) for _, headers in service.requests[1:]]
+    assert begins == [2000 * number for number in range(1, 8)]
+
+
+@pytest.mark.parametrize("cut", [-3, None])
+def test_without_a_length_a_line_that_is_cut_off_is_refused(service, feed, filestorage, cut):
+    def nameless(handler, content):
+        handler.answer(200, content, cut, **{"Content-Length": None, "Connection": "close"})
+
+    service.files["/20251020.csv"] = CSV
+    service.trouble = [nameless]
+    if cut is None:
+        assert fetch.fetch_file(feed(), DAY)["rows"] == 2
+        return
+    with pytest.raises(OSError, match="ends within a line, and has no Content-Length"):
+        fetch.fetch_file(feed(), DAY)
+    assert on_nas(filestorage) == []
+
+
 def test_a_service_that_stalls_is_asked_again(service, feed, monkeypatch):
     monkeypatch.setattr(fetch, "SILENCE", 0.5)
     content = b"id,name\n" + b"1,one\n" * 300_000
@@ -422,6 +455,12 @@ def test_a_redirect_is_followed_without_the_password_to_another_host(service, fe
         ({"format": "json"}, b'[{"id": 1}, {"id": 2', "JSON is broken"),
         ({"format": "jsonl"}, b"oops\nagain\n", "no record of 2 can be read; the first: not JSON"),
         ({"format": "rfc822"}, b"oops\n\nagain\n", "no record"),
+        (
+            {"format": "json", "records": "data.item", "empty": "skip"},
+            b'\xef\xbb\xbf{"error": "maintenance"}',
+            "has no array where 'data.item'",
+        ),
+        ({"format": "json", "empty": "skip"}, b'{"error": "maintenance"}', "has no array where 'item'"),
     ],
 )
 def test_what_is_not_the_file_is_refused_and_leaves_nothing(service, feed, filestorage, changes, content, message):
@@ -431,11 +470,19 @@ def test_what_is_not_the_file_is_refused_and_leaves_nothing(service, feed, files
     assert on_nas(filestorage) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"id,name\n"])
-def test_an_empty_file_can_be_skipped(service, feed, filestorage, content):
+@pytest.mark.parametrize(
+    ("changes", "content"),
+    [
+        ({}, b""),
+        ({}, b"id,name\n"),
+        ({"format": "json"}, b"[]"),
+        ({"format": "json", "records": "data.item"}, b'{"data": []}'),
+    ],
+)
+def test_an_empty_file_can_be_skipped(service, feed, filestorage, changes, content):
     service.files["/20251020.csv"] = content
     with pytest.raises(AirflowSkipException):
-        fetch.fetch_file(feed({"empty": "skip"}), DAY)
+        fetch.fetch_file(feed({"empty": "skip"} | changes), DAY)
     assert on_nas(filestorage) == []
 
 
@@ -725,6 +772,10 @@ def test_values_that_mysql_would_take_for_something_else_are_bad(feed, tmp_path)
     )
     assert [row[1] for row in rows] == ["2025-10-20", "20251020", None, "2025/10/20"]
     assert [number for number, _, _ in bad] == [2, 3]
+    numbers = feed({"format": "jsonl", "load.columns": {"id": "int", "on_day": "date"}})
+    rows, bad = batches(numbers, tmp_path, b'{"id": 1, "on_day": 201025}\n{"id": 2, "on_day": "2025-10-20"}\n')
+    assert [row[:2] for row in rows] == [(2, "2025-10-20")]
+    assert bad[0][:2] == (1, "on_day: 201025 is no date such as 2025-10-20; for another form use a parser")
     strange = feed({"format": "jsonl", "load.columns": {"id": "int", "more": "json"}})
     lines = b'{"id": NaN, "more": 1}\n{"id": 2, "more": "a"}\n{"id": 3, "more": {"x": "\\ud83d"}}\n'
     rows, bad = batches(strange, tmp_path, lines)
@@ -758,7 +809,9 @@ def test_a_quote_that_is_not_closed_costs_the_file_and_not_what_follows_in_silen
         ({}, b"id,name,id\n1,one,2\n", "header has id more than once"),
         ({"format": "jsonl"}, b'{"id": 1, "Name": "one"}\n', "no record has name; what may be missing is `optional"),
         ({}, b"id,name\n1," + b"x" * (17 << 20), "longer than"),
-        ({"format": "jsonl"}, b'{"id": "' + b"x" * (17 << 20), "line 1 is longer than"),
+        ({"format": "jsonl"}, b'{"id": "' + b"x" * (17 << 20), "ends at line 1, or later, is longer than"),
+        ({"format": "rfc822"}, b"id: 1\nname:\n" + b" and so on\n" * 500_000, "is longer than"),
+        ({}, b'id,name\n1,"' + b"\n" * (5 << 20), "is longer than"),
         ({"format": "json"}, b'[{"id": "' + b"x" * (17 << 20) + b'"}]', "no record ends within"),
         ({"format": "json", "records": "data.item"}, b'[{"id": 1}]' + b" " * (20 << 20), "no record ends within"),
     ],
@@ -826,6 +879,14 @@ def test_unfinished_files_are_removed_after_two_days_and_no_others(feed, filesto
     assert load.remove_old_files(small) == [str(unfinished[1])]
     assert unfinished[0].exists()
     assert nas.read(manifest) == CSV
+
+
+def test_what_is_no_manifest_is_said_and_left_out(feed, filestorage, capsys):
+    small = feed()
+    manifests = [nas.publish(small.path_of(DAY + timedelta(days=n)), CSV, day=DAY) for n in range(3)]
+    (small.directory / ".20251021.csv.json").write_text("{")
+    assert fetch.manifests(small, but={manifests[2]["path"]}) == manifests[:1]
+    assert ".20251021.csv.json is no manifest of a feed: left out" in capsys.readouterr().out
 
 
 def test_a_nas_that_does_not_answer_is_not_an_empty_one(feed, filestorage, monkeypatch):

@@ -61,3 +61,8 @@ def test_a_stop_tells_the_main_server(edge1, workers):
     finally:
         edge1.check_output(f"systemctl start {UNIT}")
     assert until(lambda: workers()["alone"]["state"] == "idle", 60)
+
+
+def test_logs_are_given_to_the_user_and_not_what_a_task_has_put_a_link_to(edge1):
+    assert edge1.file("/opt/airflow/logs").uid == 50000
+    assert edge1.file("/root").uid == 0

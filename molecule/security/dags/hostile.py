@@ -43,7 +43,7 @@ def look(ports: list[int], path: str) -> dict:
 @dag(schedule=None)
 def hostile():
     look(
-        [80, 111, 443, 2049, 3306, 6379, 8080, 8793, 8794, 8974, 9000, 33060],
+        [22, 80, 111, 443, 2049, 3306, 6379, 8080, 8793, 8794, 8974, 9000, 33060],
         "/opt/airflow/logs/found",
     )
 

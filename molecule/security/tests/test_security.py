@@ -16,7 +16,7 @@ from attack import SECRETS, claims, secrets, sign, status, token
 from lab import NETWORK, ROOT, address
 
 # What each of the services listens on is in the picture of docs/security.md.
-OPEN = {"main1": {22, 443}, "edge1": {22}}
+OPEN = {"main1": {22, 443}, "edge1": {22}, "nas1": {22, 2049}}
 
 
 def opens(host, port):
@@ -205,11 +205,23 @@ def test_a_hostile_dag_on_the_edge_finds_no_secret_of_main(airflow, edge1, dags_
     run = airflow.follow(airflow.call("POST", "/api/v2/dags/hostile/dagRuns", {"logical_date": None}))
     assert run["state"] == "success", airflow.log(run, "look")
     told = airflow.result(run, "look")
-    assert told["opened"] == [443]
+    # SSH is refused by the role firewall alone.
+    assert told["opened"] == [22, 443]
     assert told["database"] != "opened"
     found = edge1.file("/opt/airflow/logs/found").content_string
     edge1.check_output("rm /opt/airflow/logs/found")
     assert {name for name, value in secrets().items() if value in found} == {"jwt_secret"}
+
+
+@pytest.mark.parametrize("host", ["main1", "edge1"])
+def test_tasks_cannot_change_what_root_runs_or_other_tasks_load(request, host):
+    connection = request.getfixturevalue(host)
+    assert connection.check_output("ls /opt/airflow/venvs/uv-*/bin/uv")
+    writable = (
+        "setpriv --reuid=airflow --regid=airflow --clear-groups find /opt/airflow/venvs /opt/airflow/config"
+        " /opt/airflow/dags-releases /opt/airflow/venv /opt/airflow/dags /etc/airflow /etc/systemd ! -type l -writable"
+    )
+    assert connection.run(writable).stdout == ""
 
 
 @pytest.mark.parametrize("host", ["main1", "edge1", "nas1"])
