@@ -136,6 +136,19 @@ def test_workers_do_not_run_without_the_nas_and_come_back_with_it(nas1, main1, e
         assert host.mount_point("/opt/airflow/filestorage").exists
 
 
+def test_a_mount_that_failed_is_tried_again_and_the_worker_starts_with_it(nas1, edge1):
+    """mount.nfs gives up at once where an export or a name is missing, as when all hosts come up after a power cut."""
+    edge1.check_output(f"systemctl stop {EDGE} {MOUNT}")
+    nas1.check_output("exportfs -ua")
+    try:
+        assert edge1.run(f"systemctl start {EDGE}").rc != 0
+        assert state(edge1, MOUNT) == "failed"
+    finally:
+        nas1.check_output("exportfs -ra")
+    until(lambda: edge1.service(EDGE).is_running)
+    assert edge1.mount_point("/opt/airflow/filestorage").exists
+
+
 def test_a_nas_that_hangs_fails_no_task_and_gets_no_more(airflow, slow, nas1, main1):
     running = slow(20)
     since = main1.check_output("date '+%Y-%m-%d %H:%M:%S'")
