@@ -22,9 +22,9 @@ def secrets(*names):
     return {name: text.splitlines()[1] if text.startswith("-----") else text for name, text in texts.items()}
 
 
-def play(playbook, *arguments):
+def play(playbook, *arguments, directory="playbooks"):
     """Run a playbook that has to succeed, and return what it printed."""
-    command = ["ansible-playbook", f"playbooks/{playbook}", *arguments]
+    command = ["ansible-playbook", f"{directory}/{playbook}", *arguments]
     environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)  # noqa: S603
     (ROOT / ".cache").mkdir(exist_ok=True)

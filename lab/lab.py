@@ -294,6 +294,9 @@ def build_image(suite: str) -> Path:
         'chroot "$1" systemctl mask getty.target apt-daily.timer apt-daily-upgrade.timer '
         "modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service",
         'rm -f "$1"/etc/ssh/ssh_host_*',
+        # A day after its update apt's index counts as old (cache_valid_time): for a new host on an old image it is old
+        # much sooner, for the packages that it names may be gone.
+        'touch --date="22 hours ago" "$1"/var/lib/apt/lists',
     ]
     bootstrap(
         suite, tree, "--variant=minbase", f"--include={','.join(packages)}", "--skip=cleanup/apt/lists",
@@ -451,8 +454,8 @@ def write_ssh_config() -> None:
     SSH_CONFIG.write_text(
         f"{blocks}Host {' '.join(HOSTS)}\n  User root\n  IdentityFile {key}\n  IdentitiesOnly yes\n"
         f"  UserKnownHostsFile {STATE}/known_hosts\n  StrictHostKeyChecking accept-new\n  LogLevel ERROR\n"
-        # A connection that is kept open to a host that has gone must not be waited for.
-        "  ServerAliveInterval 5\n  ServerAliveCountMax 2\n"
+        # A connection that is kept open to a host that has gone must not be waited for; a busy one may be slow.
+        "  ServerAliveInterval 5\n  ServerAliveCountMax 6\n"
     )
     if "SUDO_UID" in os.environ:
         for path in (STATE.parent, STATE, key, key.with_suffix(".pub"), SSH_CONFIG):

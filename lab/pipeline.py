@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import socket
@@ -71,7 +70,7 @@ class Airflow:
             request.add_header("Authorization", f"Bearer {self.token}")
         data = None if body is None else json.dumps(body).encode()
         try:
-            with self.opener.open(request, data, timeout=30) as answer:
+            with self.opener.open(request, data, timeout=60) as answer:
                 text = answer.read()
                 # A DELETE has no answer.
                 return json.loads(text) if text else {}
@@ -85,11 +84,24 @@ class Airflow:
             try:
                 # A stale one was there before, and its file has not been seen again.
                 return not self.call("PATCH", f"/api/v2/dags/{dag}", {"is_paused": False})["is_stale"]
-            except RuntimeError:
+            except (RuntimeError, OSError):
                 return False
 
         is_parsed.__name__ = f"{dag} is parsed"
         until(is_parsed, seconds)
+
+    def settle(self, dag: str, seconds: float = 300) -> None:
+        """Wait until the schedule has started what is due, such as the last run of a DAG that was just unpaused.
+
+        A run that is due in the next minutes is waited for, too: its event would come in the same second as another's.
+        """
+
+        def has_started_all() -> bool:
+            due = self.call("GET", f"/api/v2/dags/{dag}")["next_dagrun_run_after"]
+            return due is None or datetime.fromisoformat(due).timestamp() > time.time() + 180
+
+        has_started_all.__name__ = f"{dag} has no run that is due"
+        until(has_started_all, seconds)
 
     def states(self, dag: str) -> set[str]:
         """Return the states of a DAG's latest runs."""
@@ -131,8 +143,7 @@ def run_pipeline(airflow: Airflow) -> dict:
     airflow.unpause("producer_dag")
     # Unpausing starts the run of the last schedule. Its file would come in the same second as ours, and Airflow 3.3.2
     # can leave the second of two such events to the next run of the consumer (the next day's).
-    with contextlib.suppress(TimeoutError):
-        until(lambda: airflow.states("producer_dag"), 20)
+    airflow.settle("producer_dag")
     until(lambda: airflow.states("producer_dag") | airflow.states("consumer_dag") <= set(ENDED), 180)
     run = airflow.call("POST", "/api/v2/dags/producer_dag/dagRuns", {"logical_date": None})
     producer = airflow.follow(run)
@@ -184,8 +195,7 @@ def run_feed(airflow: Airflow, feed: str) -> dict:
     airflow.unpause(f"{feed}_load")
     airflow.unpause(f"{feed}_fetch")
     # Unpausing starts runs of the last schedule.
-    with contextlib.suppress(TimeoutError):
-        until(lambda: airflow.states(f"{feed}_fetch"), 20)
+    airflow.settle(f"{feed}_fetch")
     until(lambda: airflow.states(f"{feed}_fetch") | airflow.states(f"{feed}_load") <= set(ENDED), 300)
     fetching = airflow.follow(airflow.call("POST", f"/api/v2/dags/{feed}_fetch/dagRuns", {"logical_date": None}))
     if fetching["state"] != "success":

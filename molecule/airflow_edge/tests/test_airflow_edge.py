@@ -45,10 +45,15 @@ def test_what_was_changed_by_hand_is_put_right(edge1):
 
 def test_it_comes_back_after_a_crash(edge1, workers):
     """Its name is taken for five heartbeats; until then the main server refuses it, and it tries again."""
-    before = edge1.check_output(f"systemctl show --property=MainPID --value {UNIT}")
+
+    def process():
+        return edge1.check_output(f"systemctl show --property=MainPID --value {UNIT}")
+
+    before = process()
     edge1.check_output(f"systemctl kill --signal=KILL --kill-whom=all {UNIT}")
-    until(lambda: edge1.file("/run/airflow-edge-worker/worker.pid").exists and edge1.service(UNIT).is_running, 180)
-    assert edge1.check_output(f"systemctl show --property=MainPID --value {UNIT}") != before
+    # It writes its number when it is registered.
+    until(lambda: process() not in (before, "0"), 180)
+    until(lambda: edge1.run("cat /run/airflow-edge-worker/worker.pid").stdout.strip() == process(), 180)
     assert until(lambda: workers()["alone"]["state"] == "idle", 60)
 
 

@@ -16,8 +16,11 @@ WWW = "/srv/outside/www"
 @pytest.fixture(scope="module", autouse=True)
 def feeds(airflow, dags_of_the_tests, put):
     """The project's feeds and those of the tests."""
-    # Unpausing fetches the file of 02:30 in Berlin; one that is missing would be asked for every five seconds.
-    put((datetime.now(ZoneInfo("Europe/Berlin")) - timedelta(hours=2, minutes=30)).date(), "id,name\\n0,zero\\n")
+    # Unpausing fetches the file of 02:30 in Berlin, and the schedule the next one; one that is missing would be asked for
+    # every five seconds.
+    day = (datetime.now(ZoneInfo("Europe/Berlin")) - timedelta(hours=2, minutes=30)).date()
+    for each in (day, day + timedelta(days=1)):
+        put(each, "id,name\\n0,zero\\n")
     for name in ("debian_packages", "installed_packages", "lab_csv"):
         airflow.unpause(f"{name}_load")
         airflow.unpause(f"{name}_fetch")
@@ -56,8 +59,10 @@ def fetch(airflow):
         body = {"logical_date": f"{logical}Z", "dag_run_id": f"{day}_{datetime.now(UTC).timestamp()}"}
         try:
             run = airflow.call("POST", f"/api/v2/dags/{feed}_fetch/dagRuns", body)
-        except RuntimeError:
+        except RuntimeError as error:
             # A logical date has one run: it is repeated.
+            if ": 409 " not in str(error):
+                raise
             listed = airflow.call("GET", f"/api/v2/dags/{feed}_fetch/dagRuns?logical_date_gte={logical}Z")
             [run] = [run for run in listed["dag_runs"] if run["logical_date"].startswith(logical)]
             airflow.call("POST", f"/api/v2/dags/{feed}_fetch/dagRuns/{run['dag_run_id']}/clear", {"dry_run": False})
@@ -71,7 +76,8 @@ def fetch(airflow):
 def loaded(airflow, query):
     """Wait until the ledger has so many lines for a feed's day, and return them."""
 
-    def loaded(feed, day, lines=1, seconds=120):
+    # An attempt that fails is repeated after two minutes.
+    def loaded(feed, day, lines=1, seconds=300):
         statement = (
             "SELECT SUBSTRING_INDEX(path, '/', -1), state, records, rows_loaded, rows_rejected FROM feed_files"
             f" WHERE feed = '{feed}' AND day = '{day}' ORDER BY fetched_at"
@@ -102,16 +108,21 @@ def test_only_the_edge_reaches_the_service(main1, nas1, edge1):
 
 
 def test_a_broken_feed_is_one_import_error(airflow):
-    errors = until(lambda: airflow.call("GET", "/api/v2/importErrors")["import_errors"], 60)
-    [error] = [error for error in errors if error["filename"].endswith("lab_broken.py")]
+    def errors():
+        return airflow.call("GET", "/api/v2/importErrors")["import_errors"]
+
+    # A file that takes too long on a busy host is read again.
+    with contextlib.suppress(TimeoutError):
+        until(lambda: [error["filename"][-14:] for error in errors()] == ["/lab_broken.py"], 120)
+    [error] = errors()
     message = "feeds/lab_broken.yml: timezone: 'Seoul': no such time zone: write a name such as Asia/Seoul"
     assert message in error["stack_trace"]
-    assert len(errors) == 1
 
 
 def test_a_real_index_has_as_many_records_at_every_stage(airflow, fetch, loaded, query, out1, nas1):
-    day = TODAY - timedelta(days=1)
-    run = fetch("debian_packages", day)
+    # The day that unpausing has fetched, perhaps: the same content again changes nothing.
+    day = (datetime.now(ZoneInfo("Asia/Seoul")) - timedelta(hours=6, minutes=30)).date()
+    run = fetch("debian_packages", day, at="06:30:01+09:00")
     assert run["state"] == "success"
     manifest = airflow.result(run, "fetch")
     at_source = int(out1.check_output("xzcat /srv/outside/debian/Packages.xz | grep -c ^Package:"))
@@ -123,7 +134,7 @@ def test_a_real_index_has_as_many_records_at_every_stage(airflow, fetch, loaded,
     # Whoever writes: the group stays, and others see nothing.
     assert nas1.check_output(f"stat --format='%a %u:%g' {on_nas}") == "660 50000:50000"
     assert nas1.check_output(f"stat --format='%a %u:%g' {on_nas.rpartition('/')[0]}") == "2770 50000:50000"
-    [(_, state, records, rows_loaded, rejected)] = loaded("debian_packages", day, seconds=300)
+    [(_, state, records, rows_loaded, rejected)] = loaded("debian_packages", day)
     assert (state, rejected) == ("loaded", "0")
     in_table = query(f"SELECT COUNT(*) FROM debian_packages WHERE feed_day = '{day}'")[0][0]
     assert manifest["rows"] == int(records) == int(rows_loaded) == int(in_table) == at_source
@@ -141,6 +152,8 @@ def test_a_csv_over_sftp_keeps_the_newest_row_of_each_key(airflow, fetch, loaded
     installed = out1.check_output("tail --lines=+2 /srv/outside/sftp/installed/%s.csv | wc --lines", f"{day:%Y%m%d}")
     assert records == installed
     assert query("SELECT COUNT(*) FROM installed_packages") == [(installed,)]
+    # The schedule may fetch the next day's, at 06:00 in Seoul: it is not there.
+    out1.check_output("rm --force /srv/outside/sftp/installed/%s.csv", f"{day + timedelta(days=1):%Y%m%d}")
     # The same list again: skipped, as the feed says.
     run = fetch("installed_packages", day)
     assert airflow.task(run, "fetch")["state"] == "skipped"
@@ -224,8 +237,9 @@ def test_a_file_that_comes_late_and_whose_event_is_lost_is_loaded(airflow, fetch
     day = TODAY - timedelta(days=5)
     run = fetch("lab_csv", day, wait=False)
     until(lambda: airflow.task(run, "fetch")["state"] == "up_for_reschedule", 60)
-    # Airflow drops events for a paused DAG.
+    # Airflow drops events for a paused DAG. A load that has begun, such as that of the schedule, goes on.
     airflow.call("PATCH", "/api/v2/dags/lab_csv_load", {"is_paused": True})
+    until(lambda: "running" not in airflow.states("lab_csv_load"), 120)
     put(day, "id,name\\n1,late\\n")
     run = airflow.follow(run)
     assert run["state"] == "success"
@@ -249,7 +263,7 @@ def test_a_load_that_is_killed_half_way_leaves_nothing_and_is_repeated(airflow, 
         return found if found != "NULL" and int(busy) > 0 else None
 
     query(f"KILL {until(loading, 120, 0.2)}")
-    [(_, state, records, _, _)] = loaded("lab_csv", day, seconds=240)
+    [(_, state, records, _, _)] = loaded("lab_csv", day)
     assert (state, int(records)) == ("loaded", many)
     counted = query(f"SELECT COUNT(*), COUNT(DISTINCT id), SUM(id) FROM lab_csv WHERE feed_day = '{day}'")
     assert counted == [(str(many), str(many), str(many * (many - 1) // 2))]
@@ -271,7 +285,9 @@ def test_a_backfill_loads_each_of_its_days_once_and_old_files_are_removed(airflo
     for day in days:
         assert [line[1] for line in loaded("lab_csv", day)] == ["loaded"]
         assert rows(query, day) == [(str(day.day), str(day))]
+    # It removes what is loaded when it begins: not what is loaded beside it.
     until(lambda: airflow.states("lab_csv_load") <= set(ENDED), 120)
+    airflow.follow(airflow.call("POST", "/api/v2/dags/lab_csv_load/dagRuns", {"logical_date": None}))
     names = nas1.check_output("ls /srv/filestorage/lab_csv").split()
     assert not {f"{day:%Y%m%d}.csv" for day in days} & set(names)
     assert f"{TODAY - timedelta(days=2):%Y%m%d}.csv" in names

@@ -1,5 +1,6 @@
 """DAGs of other people, and what becomes of their tasks when something stops, restarts or is away."""
 
+import re
 import time
 from datetime import UTC, datetime
 
@@ -37,6 +38,11 @@ def slow(airflow):
 
 def state(host, unit):
     return host.run(f"systemctl is-active {unit}").stdout.strip()
+
+
+def invocation(host, unit):
+    """Return what systemd calls this start of a unit; another one after the next."""
+    return host.check_output(f"systemctl show --property=InvocationID --value {unit}")
 
 
 def answers(airflow):
@@ -100,18 +106,19 @@ def test_a_stop_lets_running_tasks_end(airflow, slow, main1, edge1):
     finally:
         edge1.check_output(f"systemctl start {EDGE}")
         main1.check_output(f"systemctl start {CELERY}")
+    until(lambda: worker(airflow)["state"] == "idle")
 
 
 def test_tasks_outlive_a_restart_of_the_api_server(airflow, slow, main1):
     run = slow(45)
     main1.check_output("systemctl restart airflow-api-server.service")
     until(lambda: answers(airflow), 120)
-    # An edge worker that has waited does not wait for long.
+    # An edge worker that has waited does not wait for long; with its own settings it would, for 90 s.
     back = datetime.now(UTC)
-    until(lambda: datetime.fromisoformat(worker(airflow)["last_heartbeat"]) > back, 20)
+    until(lambda: datetime.fromisoformat(worker(airflow)["last_heartbeat"]) > back, 45)
     assert first_tries(airflow, airflow.follow(run)) == ["success", "success"]
     log = airflow.log(run, "slow_on_edge")
-    assert all(f"edge second {second}" in log for second in range(45))
+    assert {int(second) for second in re.findall(r"edge second (\d+)", log)} >= set(range(45))
 
 
 def test_workers_do_not_run_without_the_nas_and_come_back_with_it(nas1, main1, edge1):
@@ -183,7 +190,8 @@ def test_a_worker_leaves_another_share_in_the_place_of_the_nas(airflow, edge1):
         until(lambda: worker(airflow)["state"].startswith("maintenance"))
         assert ".nas is gone: it is another share" in worker(airflow)["sysinfo"]["status_text"]
     finally:
-        edge1.check_output("umount /opt/airflow/filestorage")
+        # Its watch may be looking at this moment.
+        edge1.check_output("umount --lazy /opt/airflow/filestorage")
     until(lambda: worker(airflow)["state"] == "idle")
 
 
@@ -191,15 +199,15 @@ def test_what_was_killed_comes_back(airflow, main1, edge1):
     main = [f"airflow-{name}.service" for name in ("api-server", "scheduler", "dag-processor", "triggerer")] + [CELERY]
     killed = [(main1, unit) for unit in main] + [(edge1, EDGE)]
     try:
+        before = [invocation(host, unit) for host, unit in killed]
         for host, unit in killed:
             host.check_output(f"systemctl kill --signal=KILL --kill-whom=all {unit}")
-            until(lambda host=host, unit=unit: state(host, unit) != "active", 15, 0.2)
-        for host, unit in killed:
-            until(lambda host=host, unit=unit: state(host, unit) == "active")
+        for (host, unit), was in zip(killed, before, strict=True):
+            until(lambda host=host, unit=unit, was=was: invocation(host, unit) != was and state(host, unit) == "active")
     finally:
         # Other tests see by the number of restarts that nothing died.
         main1.check_output(f"systemctl reset-failed {' '.join(main)}")
     until(lambda: answers(airflow), 180)
     # The main server gives its name back after five heartbeats.
     until(lambda: edge1.file("/run/airflow-edge-worker/worker.pid").exists, 180)
-    assert worker(airflow)["state"] in ("idle", "running")
+    until(lambda: worker(airflow)["state"] in ("idle", "running"))
