@@ -8,7 +8,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-SCENARIOS := $(addprefix molecule-,default nas mysql airflow_dags redis preflight outages feeds airflow_edge security)
+# Those of the scenario outages run on the lab of security.
+SCENARIOS := $(addprefix molecule-,default nas mysql airflow_dags redis preflight security feeds airflow_edge)
 MORE := molecule-rotation molecule-celery molecule-proxy
 .PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
 
@@ -58,11 +59,12 @@ molecule-mysql: molecule-nas
 molecule-airflow_dags: molecule-mysql
 molecule-redis: molecule-airflow_dags
 molecule-preflight: molecule-redis
-molecule-outages molecule-feeds molecule-security molecule-airflow_edge: molecule-default
+molecule-security molecule-feeds molecule-airflow_edge: molecule-default
+molecule-security: export ADDITIONAL_TESTS := ../../outages/tests
 $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	@# Molecule remembers a scenario that was interrupted, and would leave steps out. Its colours bring frames with them.
 	@mkdir -p .cache; molecule reset --scenario-name $* >/dev/null 2>&1
-	@LAB=$* LAB_FROM=$(if $(filter outages feeds security airflow_edge,$*),default) \
+	@LAB=$* LAB_FROM=$(if $(filter security feeds airflow_edge,$*),default) \
 	    NO_COLOR=1 nice -n $(if $(filter nas mysql airflow_dags redis preflight,$*),10,0) molecule test --scenario-name $* 2>&1 \
 	    | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
 

@@ -6,6 +6,7 @@ Lies beside the DAGs, so that they can import it on every host.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -157,9 +158,7 @@ def files(directory: Path) -> Iterator[Path]:
     while places:
         place = places.pop()
         try:
-            descriptor, name = tempfile.mkstemp(dir=place, prefix=".look.")
-            os.close(descriptor)
-            Path(name).unlink()
+            _change(place)
             with os.scandir(place) as found:
                 entries = list(found)
         except FileNotFoundError:
@@ -169,6 +168,19 @@ def files(directory: Path) -> Iterator[Path]:
                 places.append(Path(entry.path))
             else:
                 yield Path(entry.path)
+
+
+def _change(directory: Path) -> None:
+    """Make a file in a directory, and remove it."""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=directory, prefix=".look.")
+    except OSError as error:
+        # Where nothing can be written, other hosts do not write, either.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+    else:
+        os.close(descriptor)
+        Path(name).unlink()
 
 
 def require() -> None:
