@@ -10,7 +10,7 @@ export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
 # Those of the scenario outages run on the lab of security.
 SCENARIOS := $(addprefix molecule-,default nas mysql airflow_dags redis preflight security feeds airflow_edge)
-MORE := molecule-rotation molecule-celery molecule-proxy
+MORE := molecule-rotation molecule-celery molecule-proxy molecule-endurance
 .PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
 
 help:  ## this list
@@ -23,7 +23,7 @@ demo: .venv/ready  ## boot three hosts on this machine, install everything, run 
 test: CHECKS := lint test-units
 test: molecule  ## everything that CI runs: lint, unit tests, all scenarios
 
-test-more: $(MORE)  ## the scenarios that `make test` leaves out for time: secrets renewed on a running site, a second Celery host, your own certificates and reverse proxy
+test-more: $(MORE)  ## the scenarios that `make test` leaves out for time: secrets renewed on a running site, a second Celery host, your own certificates and reverse proxy, power cuts and large files
 
 lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are the same in defaults, argument_specs and README
 	yamllint --strict .
