@@ -166,6 +166,14 @@ def test_a_rotation_with_a_host_that_is_not_installed():
     )
 
 
+@pytest.mark.parametrize("name", ["feeds/rates.yaml", "feeds/bank/rates.yml"])
+def test_a_feed_that_nobody_would_look_for(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+    said = play("dags.yml", "-e", f"airflow_dags_src={tmp_path}")
+    assert f"{name}: a feed's file ends in .yml, and is in airflow_dags_src/feeds itself" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
