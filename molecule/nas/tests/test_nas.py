@@ -63,6 +63,12 @@ def test_strangers_cannot_mount_it(nas1):
     assert "access denied" in done.stderr or "No such file" in done.stderr
 
 
+def test_of_nfs_one_port_is_open(nas1):
+    """With NFS 3, which it served before, there are five more."""
+    listens = nas1.check_output("ss --listening --tcp --numeric --no-header").splitlines()
+    assert {line.split()[3].rpartition(":")[2] for line in listens} == {"22", "2049"}
+
+
 def test_a_write_waits_for_a_nas_that_is_away(edge1, nas1, nas_is_away):
     edge1.check_output(f"systemd-run --unit=writer {AS_AIRFLOW} sh -c 'echo late >{PATH}/late; sync {PATH}/late'")
     assert edge1.service("writer").is_running
