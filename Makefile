@@ -63,7 +63,7 @@ molecule-security molecule-feeds molecule-airflow_edge: molecule-default
 molecule-security: export ADDITIONAL_TESTS := ../../outages/tests
 $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	@# Molecule remembers a scenario that was interrupted, and would leave steps out. Its colours bring frames with them.
-	@mkdir -p .cache; molecule reset --scenario-name $* >/dev/null 2>&1
+	@mkdir -p .cache; molecule reset --scenario-name $* >.cache/$@.log 2>&1 || { cat .cache/$@.log; exit 1; }
 	@LAB=$* LAB_FROM=$(if $(filter security feeds airflow_edge,$*),default) \
 	    NO_COLOR=1 nice -n $(if $(filter nas mysql airflow_dags redis preflight,$*),10,0) molecule test --scenario-name $* 2>&1 \
 	    | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
