@@ -44,7 +44,7 @@ def middle(airflow, fetch, make, nas1):
         make(day, ROWS)
         run = fetch("lab_slow", day, wait=False)
         find = f"find /srv/filestorage/lab_slow -name '.{day:%Y%m%d}.csv.*' ! -name '*.json'"
-        until(lambda: nas1.check_output(find), 120)
+        until(lambda: nas1.run(find).stdout, 120)
         return run
 
     return middle
