@@ -59,8 +59,10 @@ def test_the_edge_loses_its_power_while_it_fetches(airflow, middle, loaded, quer
     day = TODAY - timedelta(days=2)
     run = middle(day)
     lab("cut", "edge1")
-    assert not nas1.file(f"/srv/filestorage/lab_slow/{day:%Y%m%d}.csv").exists
-    lab("up", "edge1")
+    try:
+        assert not nas1.file(f"/srv/filestorage/lab_slow/{day:%Y%m%d}.csv").exists
+    finally:
+        lab("up", "edge1")
     assert airflow.follow(run, PATIENCE)["state"] == "success"
     [(name, state, records, _, _)] = loaded("lab_slow", day)
     assert (name, state, int(records)) == (f"{day:%Y%m%d}.csv", "loaded", ROWS)
