@@ -18,7 +18,7 @@ import nas
 from feed.model import Feed
 from feed.parse import count
 
-# Bytes of a piece; what has arrived of one when the line breaks is lost, and asked for again.
+# Bytes of a piece, at most. Over SFTP what has arrived of one when the line breaks is lost, and asked for again.
 CHUNK = 1 << 15
 # Seconds until a silent service counts as gone: to connect, and between two pieces.
 CONNECT, SILENCE = 10, 60
