@@ -340,6 +340,8 @@ def make_network() -> None:
         if owner != str(ROOT):
             die(f"lab {NAME!r} already belongs to {owner}: `make clean` there, or choose another name with LAB=NAME")
         return
+    if Path("/sys/class/net", VETH).exists():
+        die(f"the network {NETWORK}.0/24 of lab {NAME!r} is that of another lab: choose another name with LAB=NAME")
     OWNER.write_text(f"{ROOT}\n")
     run("ip", "netns", "add", NAMESPACE)
     run("ip", "link", "add", VETH, "type", "veth", "peer", "name", "uplink", "netns", NAMESPACE)

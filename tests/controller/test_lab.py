@@ -34,3 +34,14 @@ def test_out1_is_not_a_part_of_the_site_and_is_not_left_running(monkeypatch, com
     monkeypatch.delenv("LAB_HOSTS", raising=False)
     lab.main()
     assert meant == hosts
+
+
+def test_a_lab_whose_network_another_one_has_takes_nothing_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(lab, "NAMESPACE", "airflow-nothing")
+    monkeypatch.setattr(lab, "OWNER", tmp_path / "owner")
+    # An interface that there is.
+    monkeypatch.setattr(lab, "VETH", "lo")
+    with pytest.raises(SystemExit, match=r"the network 10\..* is that of another lab: choose another name with LAB="):
+        lab.make_network()
+    # What `destroy` goes by.
+    assert not lab.OWNER.exists()
