@@ -597,8 +597,13 @@ def snapshot(hosts: list[str]) -> None:
     """Keep the hosts' disks as they are at this moment, as after a power cut, for `restore` and for other labs."""
     destination = SNAPSHOTS / NAME
     destination.mkdir(parents=True, exist_ok=True)
+    running = [host for host in hosts if pid_of(host)]
+    for host in running:
+        # What was written in the last half minute may be in the host's memory only.
+        if ssh(host, "sync", timeout=120).returncode:
+            die(f"{host} does not answer on SSH: what it has written is not all on its disk")
     # Their kernels stand still meanwhile, all at once, so that the disks fit each other.
-    kernels = [pid for host in hosts if (pid := pid_of(host))]
+    kernels = [pid for host in running if (pid := pid_of(host))]
     for pid in kernels:
         os.kill(pid, signal.SIGSTOP)
     try:

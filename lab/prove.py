@@ -6,6 +6,7 @@ A host that was broken goes back to its snapshot.
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -27,12 +28,17 @@ def lab(*arguments: str) -> None:
     subprocess.run([sys.executable, ROOT / "lab/lab.py", *arguments], check=True)  # noqa: S603 - arguments are ours
 
 
+@functools.cache
+def session() -> Airflow:
+    """One for all looks: main1 takes ten logins a minute, and the checks need theirs."""
+    return Airflow()
+
+
 def settled() -> bool:
     """Every component of the site is healthy, and the edge worker waits for tasks."""
     try:
-        session = Airflow()
-        health = session.call("GET", "/api/v2/monitor/health")
-        workers = session.call("GET", "/edge_worker/ui/worker")["workers"]
+        health = session().call("GET", "/api/v2/monitor/health")
+        workers = session().call("GET", "/edge_worker/ui/worker")["workers"]
     except (OSError, RuntimeError):
         return False
     parts = ("metadatabase", "scheduler", "triggerer", "dag_processor")
@@ -77,7 +83,7 @@ def main() -> None:
         lab("restore")
     subprocess.run(["ansible-playbook", "site.yml"], cwd=ROOT, check=True)  # noqa: S607
     until(settled, 300)
-    run_pipeline(Airflow())
+    run_pipeline(session())
     print("The lab is converged. Running the checks on it as it is.", flush=True)
     # Those that the breaks name; all, when one names none.
     first = {item.get("first", "") for item in chosen}

@@ -1,5 +1,9 @@
 """The lab's program, as far as it needs no hosts."""
 
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 import lab
@@ -45,3 +49,26 @@ def test_a_lab_whose_network_another_one_has_takes_nothing_of_it(tmp_path, monke
         lab.make_network()
     # What `destroy` goes by.
     assert not lab.OWNER.exists()
+
+
+def test_a_snapshot_has_what_was_written_just_now_and_its_disks_fit_each_other(tmp_path, monkeypatch):
+    order = []
+    kernels = {host: subprocess.Popen(["sleep", "60"]) for host in lab.SITE}  # noqa: S607
+    monkeypatch.setattr(lab, "SNAPSHOTS", tmp_path / "snapshots")
+    monkeypatch.setattr(lab, "STATE", tmp_path / "lab")
+    monkeypatch.setattr(lab, "pid_of", lambda host: kernels[host].pid)
+    monkeypatch.setattr(
+        lab, "ssh", lambda host, *command, **_: order.append((host, *command)) or SimpleNamespace(returncode=0)
+    )
+
+    def stand_still():
+        return all(Path(f"/proc/{kernel.pid}/stat").read_text().split()[2] == "T" for kernel in kernels.values())
+
+    monkeypatch.setattr(lab, "copy_disks", lambda *_: order.append(lab.wait_until(stand_still, 5)))
+    try:
+        lab.snapshot(lab.SITE)
+    finally:
+        for kernel in kernels.values():
+            kernel.kill()
+            kernel.wait()
+    assert order == [*((host, "sync") for host in lab.SITE), True]
