@@ -8,8 +8,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-# Those of the scenario outages run on the lab of security.
-SCENARIOS := $(addprefix molecule-,default nas mysql airflow_dags redis preflight security feeds airflow_edge)
+# Those of the scenario outages run with security's. The longest come first: two that end at the same time use both cores.
+SCENARIOS := $(addprefix molecule-,default security feeds airflow_edge nas mysql airflow_dags redis preflight)
 MORE := molecule-rotation molecule-celery molecule-proxy molecule-endurance
 .PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
 
@@ -46,27 +46,37 @@ test-units: .venv-dags/ready  ## contracts of the roles; unit tests of dags/ in 
 molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs of their own: check, converge, idempotence, reboot, verify
 	@rm -f .cache/molecule-*.log
 	@# What failed is said again at the end: the scenarios' lines are mixed.
-	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS) || { $(FAILURES) .cache/molecule-*.log | tail -n 150; exit 1; }
+	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS) || { \
+	    $(FAILURES) .cache/molecule-*.log | tail -n 150; for lab in $(KEPT); do LAB=$$lab python lab/lab.py destroy; done; exit 1; }
 	@$(SUDO) rm -rf .lab/snapshots/default
 
 FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )'
 
 # Labs side by side, when the memory in /dev/shm is for two. Three sites on two cores are so slow that requests time out.
 JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : 2}')
-# The roles one after another beside default, on what that leaves of two cores; then those that begin with the site that
-# default has installed.
+# The roles one after another, on what default leaves of two cores; then those that need a site.
 molecule-mysql: molecule-nas
 molecule-airflow_dags: molecule-mysql
 molecule-redis: molecule-airflow_dags
 molecule-preflight: molecule-redis
-molecule-security molecule-feeds molecule-airflow_edge: molecule-default
+molecule-security molecule-feeds: molecule-default
+molecule-airflow_edge: molecule-feeds
 molecule-security: export ADDITIONAL_TESTS := ../../outages/tests
+# To boot a site takes minutes: these go on with the lab of another scenario, and feeds begins with the disks of default's.
+LAB_OF_security := default
+LAB_OF_airflow_edge := feeds
+LAB_FROM_feeds := default
+KEPT := $(LAB_OF_security) $(LAB_OF_airflow_edge)
 $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	@# Molecule remembers a scenario that was interrupted, and would leave steps out. Its colours bring frames with them.
 	@mkdir -p .cache; molecule reset --scenario-name $* >.cache/$@.log 2>&1 || { cat .cache/$@.log; exit 1; }
-	@LAB=$* LAB_FROM=$(if $(filter security feeds airflow_edge,$*),default) \
-	    NO_COLOR=1 nice -n $(if $(filter nas mysql airflow_dags redis preflight,$*),10,0) molecule test --scenario-name $* 2>&1 \
-	    | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
+	@export LAB=$(or $(LAB_OF_$*),$*) LAB_FROM=$(LAB_FROM_$*) NO_COLOR=1; \
+	    $(if $(filter $*,$(KEPT)),python lab/lab.py destroy;) \
+	    nice -n $(if $(filter nas mysql airflow_dags redis preflight,$*),10,0) \
+	    molecule test --scenario-name $* $(if $(LAB_OF_$*)$(filter $*,$(KEPT)),--destroy never) 2>&1 \
+	    | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || failed=1; \
+	    if [ -n "$$failed$(LAB_OF_$*)" ]; then python lab/lab.py destroy; fi; \
+	    [ -z "$$failed" ] || { $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
 
 prove: .venv/ready  ## break a converged lab on purpose, in every way of lab/breaks.yml: the checks have to notice
 	LAB=prove python lab/prove.py '$(BREAKS)'

@@ -54,12 +54,13 @@ def sync():
     return sync
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def dags_of_the_tests(request, sync, tmp_path_factory):
-    """The project's DAG code with that of the scenario, on every host until the module's tests have ended."""
+    """The project's DAG code with that of the scenarios whose tests run, on every host until all tests have ended."""
     directory = tmp_path_factory.mktemp("site") / "dags"
-    shutil.copytree(ROOT / "dags", directory)
-    shutil.copytree(request.path.parents[1] / "dags", directory, dirs_exist_ok=True)
+    for source in (ROOT / "dags", *{item.path.parents[1] / "dags" for item in request.session.items}):
+        if source.is_dir():
+            shutil.copytree(source, directory, dirs_exist_ok=True)
     sync(directory)
     yield
     sync(ROOT / "dags")
