@@ -109,13 +109,18 @@ class Airflow:
         return {run["state"] for run in runs}
 
     def follow(self, run: dict, seconds: float = 300) -> dict:
-        """Wait until a DAG run has ended, and return it."""
+        """Wait until a DAG run has ended, and return it; raises TimeoutError, which says how far it has come."""
+        path = f"/api/v2/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}"
         deadline = time.monotonic() + seconds
         while run["state"] not in ENDED:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{run['dag_id']} {run['dag_run_id']} is {run['state']} after {seconds:.0f} s")
+                tasks = self.call("GET", f"{path}/taskInstances")["task_instances"]
+                states = ", ".join(f"{task['task_id']} is {task['state']}" for task in tasks)
+                raise TimeoutError(
+                    f"{run['dag_id']} {run['dag_run_id']} is {run['state']} after {seconds:.0f} s: {states}"
+                )
             time.sleep(1)
-            run = self.call("GET", f"/api/v2/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}")
+            run = self.call("GET", path)
         return run
 
     def task(self, run: dict, task: str) -> dict:

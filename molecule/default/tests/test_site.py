@@ -47,6 +47,21 @@ def test_the_virtualenv_has_the_locked_versions(request, name, lock):
         assert (package, version) in pins, f"{package} is {version} on {name}, and not so in requirements/{lock}.txt"
 
 
+@pytest.mark.parametrize("name", ["main1", "edge1"])
+def test_airflows_code_is_as_it_was_installed(request, name):
+    """Each wheel has the digests of its files."""
+    program = (
+        "import base64, hashlib, importlib.metadata as m\n"
+        "for item in m.distributions():\n"
+        "    for file in item.files if item.name.startswith(('apache-airflow', 'celery')) else []:\n"
+        "        if file.hash and file.suffix == '.py':\n"
+        "            digest = hashlib.new(file.hash.mode, file.read_binary()).digest()\n"
+        "            if base64.urlsafe_b64encode(digest).decode().rstrip('=') != file.hash.value: print(file)\n"
+    )
+    changed = request.getfixturevalue(name).check_output("/opt/airflow/venv/bin/python -c %s", program)
+    assert changed == "", f"changed by hand on {name}: {changed}"
+
+
 def test_main_and_edge_agree_on_every_option_that_both_have(main1, edge1):
     main, edge = (settings(host) for host in (main1, edge1))
     for name in sorted(main.keys() & edge.keys() - {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL"}):
@@ -115,6 +130,24 @@ def test_the_command_airflow_works(main1, edge1):
     assert edge1.check_output("airflow version").splitlines()[-1] == version
 
 
+def test_units_run_as_their_files_say(nas1, main1, edge1):
+    """A drop-in of somebody's own would win over them, and a changed file waits for daemon-reload."""
+    ours = {"airflow-.service.d/sandbox.conf", "nginx.service.d/airflow.conf"}
+    for host, units in (
+        (nas1, "nfs-server.service"),
+        (main1, "'airflow-*' mysql.service redis-server.service nginx.service opt-airflow-filestorage.mount"),
+        (edge1, "'airflow-*' opt-airflow-filestorage.mount"),
+    ):
+        said = host.check_output(f"systemctl show --property=Id,DropInPaths,NeedDaemonReload {units}")
+        for unit in said.split("\n\n"):
+            has = dict(line.split("=", 1) for line in unit.splitlines())
+            others = {path.removeprefix("/etc/systemd/system/") for path in has["DropInPaths"].split()} - ours
+            # The distribution's are its own business.
+            others = {path for path in others if not path.startswith(("/usr/lib/", "/run/systemd/generator"))}
+            assert others == set(), f"{has['Id']} has a drop-in: {others}"
+            assert has["NeedDaemonReload"] == "no", f"{has['Id']} was changed, without `systemctl daemon-reload`"
+
+
 def test_nothing_failed_on_any_host(nas1, main1, edge1):
     for host in (nas1, main1, edge1):
         assert host.check_output("systemctl --failed --no-legend --plain") == ""
@@ -129,6 +162,15 @@ def test_the_database_is_mysql(main1):
 def test_the_database_takes_every_character(main1):
     query = "SELECT default_character_set_name FROM information_schema.schemata WHERE schema_name = 'airflow'"
     assert main1.check_output(f'mysql --batch --skip-column-names --execute "{query}"') == "utf8mb4"
+
+
+def test_the_database_keeps_what_it_has_confirmed(main1):
+    """After a power cut, too, whatever somebody has set at runtime."""
+    query = "SELECT @@GLOBAL.innodb_flush_log_at_trx_commit, @@GLOBAL.innodb_doublewrite"
+    assert main1.check_output(f"mysql --batch --skip-column-names --execute '{query}'").split() == ["1", "ON"]
+    query = "SELECT * FROM performance_schema.persisted_variables"
+    persisted = main1.check_output(f"mysql --batch --skip-column-names --execute '{query}'")
+    assert persisted == "", f"set by SET PERSIST, and in no file of the site: {persisted}"
 
 
 @pytest.mark.parametrize("port", [3306, 33060, 6379])
@@ -200,6 +242,7 @@ def test_the_airflow_user_has_the_same_numbers_everywhere(main1, edge1):
     for host in (main1, edge1):
         user = host.user("airflow")
         assert (user.uid, user.gid, user.shell) == (50000, 50000, "/usr/sbin/nologin")
+        assert user.groups == ["airflow"], f"the user airflow is in the groups {user.groups}"
 
 
 def test_dags_are_the_same_release_on_both(main1, edge1):
