@@ -75,7 +75,7 @@ $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	    nice -n $(if $(filter nas mysql airflow_dags redis preflight,$*),10,0) \
 	    molecule test --scenario-name $* $(if $(LAB_OF_$*)$(filter $*,$(KEPT)),--destroy never) 2>&1 \
 	    | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || failed=1; \
-	    if [ -n "$$failed$(LAB_OF_$*)" ]; then python lab/lab.py destroy; fi; \
+	    if [ -n "$${failed}$(LAB_OF_$*)" ]; then python lab/lab.py destroy; fi; \
 	    [ -z "$$failed" ] || { $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
 
 prove: .venv/ready  ## break a converged lab on purpose, in every way of lab/breaks.yml: the checks have to notice
