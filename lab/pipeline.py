@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import inspect
 import json
 import socket
 import ssl
@@ -22,7 +23,9 @@ def until(condition, seconds: float = 60, interval: float = 1):
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not so after {seconds:.0f} s: {getattr(condition, '__name__', condition)}")
+            name = getattr(condition, "__name__", str(condition))
+            told = inspect.getsource(condition).strip() if name == "<lambda>" else name
+            raise TimeoutError(f"not so after {seconds:.0f} s: {told}")
         time.sleep(interval)
     return value
 

@@ -19,6 +19,7 @@ from pipeline import Airflow, run_pipeline, until
 
 CHECKS = [
     "molecule/default/tests/test_site.py",
+    "molecule/default/tests/test_by_hand.py",
     "molecule/security/tests/test_security.py",
     "molecule/outages/tests/test_outages.py",
 ]

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from datetime import UTC, datetime
 
@@ -20,6 +21,19 @@ SCREENSHOTS = ROOT / ".cache/screenshots"
 
 def connect(name):
     return testinfra.get_host(f"ssh://{name}", ssh_config=str(SSH_CONFIG))
+
+
+@pytest.fixture(autouse=True)
+def _limit():
+    """What hangs fails its test, and does not hold up the others."""
+
+    def give_up(*_):
+        raise TimeoutError("no end after half an hour: a host, the database or the NAS does not answer")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(1800)
+    yield
+    signal.alarm(0)
 
 
 @pytest.fixture(scope="session")

@@ -261,7 +261,7 @@ def test_secrets_are_not_where_others_look(request, host):
         " chmod 644 /run/secrets-test;"
         " setpriv --reuid=nobody --regid=nogroup --clear-groups grep -rlF -D skip -f /run/secrets-test"
         " /etc /home /root /run /tmp /var /srv /usr/local --exclude-dir=airflow-uv --exclude=secrets-test 2>/dev/null;"
-        " setpriv --reuid=nobody --regid=nogroup --clear-groups find /opt/airflow -maxdepth 2 -type f"
+        " timeout 60 setpriv --reuid=nobody --regid=nogroup --clear-groups find /opt/airflow -maxdepth 2 -type f"
         " -exec grep -lF -f /run/secrets-test {} + 2>/dev/null; true"
     )
     connection.check_output("umask 077; printf %s >/run/secrets-test", "\n".join(values.values()) + "\n")
