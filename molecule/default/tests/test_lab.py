@@ -1,8 +1,18 @@
 """The lab itself."""
 
+import pytest
+
+from lab import mac
+
 
 def test_a_process_may_have_more_pages_than_mappings_by_default(main1):
     """As the API server has after a while: it died of it, or looped for ever."""
     pages = 70_000
     program = f"import mmap; m = mmap.mmap(-1, {pages} * 8192); m[::8192] = bytes([1]) * {pages}; print(sum(m[::8192]))"
     assert main1.check_output(f"timeout 120 python3 -c '{program}'") == str(pages)
+
+
+@pytest.mark.parametrize("name", ["nas1", "main1", "edge1"])
+def test_a_host_that_was_rebooted_is_found_at_once(request, name):
+    """Others remember its hardware address."""
+    assert request.getfixturevalue(name).check_output("cat /sys/class/net/vec0/address") == mac(name)
