@@ -8,8 +8,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-# Those of the scenario outages run with security's. The longest come first: two that end at the same time use both cores.
-SCENARIOS := $(addprefix molecule-,default security feeds airflow_edge nas mysql airflow_dags redis preflight)
+# `site` is default up to its tests. Those of the scenario outages run with security's. The longest come first: labs that end at the
+# same time use both cores.
+SCENARIOS := $(addprefix molecule-,site default security feeds airflow_edge nas mysql airflow_dags redis preflight)
 MORE := molecule-rotation molecule-celery molecule-proxy molecule-endurance
 .PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
 
@@ -47,36 +48,44 @@ molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs o
 	@rm -f .cache/molecule-*.log
 	@# What failed is said again at the end: the scenarios' lines are mixed.
 	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS) || { \
-	    $(FAILURES) .cache/molecule-*.log | tail -n 150; for lab in $(KEPT); do LAB=$$lab python lab/lab.py destroy; done; exit 1; }
+	    $(FAILURES) .cache/molecule-*.log | tail -n 150; for lab in default feeds; do LAB=$$lab python lab/lab.py destroy; done; exit 1; }
 	@$(SUDO) rm -rf .lab/snapshots/default
 
 FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )'
 
-# Labs side by side, when the memory in /dev/shm is for two. Three sites on two cores are so slow that requests time out.
-JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : 2}')
-# The roles one after another, on what default leaves of two cores; then those that need a site.
+# Labs side by side, when the memory in /dev/shm is for so many. Two of them have a site; three sites on two cores are so slow that
+# requests time out.
+JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : ($$1 + 0 < 20) ? 2 : 3}')
+# The roles one after another, on what the sites leave of two cores.
+ROLES := nas mysql airflow_dags redis preflight
 molecule-mysql: molecule-nas
 molecule-airflow_dags: molecule-mysql
 molecule-redis: molecule-airflow_dags
 molecule-preflight: molecule-redis
-molecule-security molecule-feeds: molecule-default
-molecule-airflow_edge: molecule-feeds
+molecule-default molecule-feeds: molecule-site
+molecule-security: molecule-default
 molecule-security: export ADDITIONAL_TESTS := ../../outages/tests
-# To boot a site takes minutes: these go on with the lab of another scenario, and feeds begins with the disks of default's.
+molecule-airflow_edge: molecule-feeds
+# To boot a site takes minutes: default's lab is left to security, and that of feeds, which begins with the disks of default's, to
+# airflow_edge.
+SCENARIO_site := default
+LAB_OF_site := default
 LAB_OF_security := default
 LAB_OF_airflow_edge := feeds
 LAB_FROM_feeds := default
-KEPT := $(LAB_OF_security) $(LAB_OF_airflow_edge)
+COMMANDS_site := destroy create check converge idempotence side-effect
+COMMANDS_default := verify
+COMMANDS_security := verify destroy
+COMMANDS_feeds := destroy "test --destroy never"
+COMMANDS_airflow_edge := "test --destroy never" destroy
 $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	@# Molecule remembers a scenario that was interrupted, and would leave steps out. Its colours bring frames with them.
-	@mkdir -p .cache; molecule reset --scenario-name $* >.cache/$@.log 2>&1 || { cat .cache/$@.log; exit 1; }
+	@mkdir -p .cache; molecule reset --scenario-name $(or $(SCENARIO_$*),$*) >.cache/$@.log 2>&1 || { cat .cache/$@.log; exit 1; }
 	@export LAB=$(or $(LAB_OF_$*),$*) LAB_FROM=$(LAB_FROM_$*) NO_COLOR=1; \
-	    $(if $(filter $*,$(KEPT)),python lab/lab.py destroy;) \
-	    nice -n $(if $(filter nas mysql airflow_dags redis preflight,$*),10,0) \
-	    molecule test --scenario-name $* $(if $(LAB_OF_$*)$(filter $*,$(KEPT)),--destroy never) 2>&1 \
-	    | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || failed=1; \
-	    if [ -n "$${failed}$(LAB_OF_$*)" ]; then python lab/lab.py destroy; fi; \
-	    [ -z "$$failed" ] || { $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
+	    for command in $(or $(COMMANDS_$*),test); do \
+	        nice -n $(if $(filter $*,$(ROLES)),19,0) molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) 2>&1 || exit 1; \
+	    done | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \
+	    python lab/lab.py destroy; $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
 
 prove: .venv/ready  ## break a converged lab on purpose, in every way of lab/breaks.yml: the checks have to notice
 	LAB=prove python lab/prove.py '$(BREAKS)'
@@ -100,7 +109,7 @@ stop: .venv/ready  ## shut the demo's hosts down; `make demo` boots them again
 	python lab/lab.py stop
 
 clean:  ## remove the labs: hosts, disks, images, namespaces, NAT rules
-	for lab in demo test prove $(SCENARIOS:molecule-%=%) $(MORE:molecule-%=%); do LAB=$$lab $(PYTHON) lab/lab.py destroy; done
+	for lab in demo test prove $(patsubst molecule-%,%,$(SCENARIOS) $(MORE)); do LAB=$$lab $(PYTHON) lab/lab.py destroy; done
 	$(SUDO) rm -rf .lab
 
 distclean: clean  ## remove the virtualenvs and caches, too
