@@ -53,10 +53,9 @@ molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs o
 
 FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )'
 
-# Labs side by side, when the memory in /dev/shm is for so many. Two of them have a site; three sites on two cores are so slow that
-# requests time out.
-JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : ($$1 + 0 < 20) ? 2 : 3}')
-# The roles one after another, on what the sites leave of two cores.
+# Labs side by side, when the memory in /dev/shm is for two. Both cores are busy with two; with three, requests time out.
+JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : 2}')
+# The roles one after another, on what a site leaves of two cores.
 ROLES := nas mysql airflow_dags redis preflight
 molecule-mysql: molecule-nas
 molecule-airflow_dags: molecule-mysql
