@@ -53,7 +53,7 @@ molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs o
 
 FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )'
 
-# Labs side by side, when the memory in /dev/shm is for two. Both cores are busy with two; with three, requests time out.
+# Labs side by side, when the memory in /dev/shm is for two, which keep both cores busy. Three sites are so slow that requests time out.
 JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : 2}')
 # The roles one after another, on what a site leaves of two cores.
 ROLES := nas mysql airflow_dags redis preflight
