@@ -72,3 +72,17 @@ def test_a_snapshot_has_what_was_written_just_now_and_its_disks_fit_each_other(t
             kernel.kill()
             kernel.wait()
     assert order == [*((host, "sync") for host in lab.SITE), True]
+
+
+def test_hosts_share_the_cpus_by_their_size(tmp_path, monkeypatch):
+    cpus = {}
+    monkeypatch.setattr(lab, "STATE", tmp_path / "second")
+    monkeypatch.setattr(lab, "pid_of", lambda host, state: (state.name, host))
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: cpus.get(pid, {0, 1}))
+    for name in ("first", "second"):
+        for host in ("nas1", "main1", "edge1"):
+            cpu = lab.least_busy_cpu()
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{host}.pid").touch()
+            cpus[name, host] = {cpu}
+    assert cpus["first", "main1"] != cpus["first", "edge1"] == cpus["second", "main1"] != cpus["second", "edge1"]
