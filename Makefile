@@ -8,8 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-# `site` is default up to its tests. Those of the scenario outages run with security's, but for the longest. The longest come first:
-# labs that end at the same time use both cores.
+# `site` is default up to its installation. The tests of the scenario outages run with security's, but for the longest.
 SCENARIOS := $(addprefix molecule-,site default security feeds airflow_edge nas airflow_dags redis mysql preflight)
 MORE := $(addprefix molecule-,outages rotation celery proxy endurance)
 .PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
@@ -20,7 +19,6 @@ help:  ## this list
 demo: .venv/ready  ## boot three hosts on this machine, install everything, run the pipeline, show what came out
 	@python lab/demo.py
 
-# Beside the first scenario, which takes longest.
 test: CHECKS := lint test-units
 test: molecule  ## everything that CI runs: lint, unit tests, all scenarios
 
@@ -47,7 +45,7 @@ test-units: .venv-dags/ready  ## contracts of the roles; unit tests of dags/ in 
 molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs of their own: check, converge, idempotence, reboot, verify
 	@rm -f .cache/molecule-*.log
 	@# What failed is said again at the end: the scenarios' lines are mixed.
-	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS) || { \
+	@$(MAKE) --no-print-directory --jobs $(JOBS) $(SCENARIOS) $(CHECKS) || { \
 	    $(FAILURES) .cache/molecule-*.log | tail -n 150; for lab in default feeds roles; do LAB=$$lab python lab/lab.py destroy; done; exit 1; }
 	@$(SUDO) rm -rf .lab/snapshots/default
 
@@ -75,8 +73,9 @@ LAB_OF_security := default
 LAB_OF_airflow_edge := feeds
 $(foreach role,$(ROLES),$(eval LAB_OF_$(role) := roles))
 LAB_FROM_feeds := default
-COMMANDS_site := destroy create check converge idempotence side-effect
-COMMANDS_default := verify
+COMMANDS_site := destroy create check converge
+AFTER_site := python lab/lab.py snapshot
+COMMANDS_default := idempotence side-effect verify
 COMMANDS_security := verify destroy
 COMMANDS_feeds := destroy "test --destroy never"
 COMMANDS_airflow_edge := "test --destroy never" destroy
@@ -86,12 +85,14 @@ COMMANDS_redis := "test --destroy never"
 COMMANDS_mysql := "test --destroy never"
 COMMANDS_preflight := "test --destroy never" destroy
 $(SCENARIOS) $(MORE): molecule-%: .venv/ready
-	@# Molecule remembers a scenario that was interrupted, and would leave steps out. Its colours bring frames with them.
-	@mkdir -p .cache; molecule reset --scenario-name $(or $(SCENARIO_$*),$*) >.cache/$@.log 2>&1 || { cat .cache/$@.log; exit 1; }
+	@# Molecule remembers a scenario that was interrupted, and would leave steps out; default goes on with what it knows of
+	@# site. Its colours bring frames with them.
+	@mkdir -p .cache; [ $* = default ] || molecule reset --scenario-name $(or $(SCENARIO_$*),$*) >.cache/$@.log 2>&1 || { \
+	    cat .cache/$@.log; exit 1; }
 	@export LAB=$(or $(LAB_OF_$*),$*) LAB_FROM=$(LAB_FROM_$*) NO_COLOR=1; \
-	    for command in $(or $(COMMANDS_$*),test); do \
-	        nice -n $(if $(filter $*,$(ROLES)),19,0) molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) 2>&1 || exit 1; \
-	    done | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \
+	    { for command in $(or $(COMMANDS_$*),test); do \
+	        nice -n $(if $(filter $*,$(ROLES)),19,0) molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) || exit 1; \
+	    done; $(or $(AFTER_$*),:); } 2>&1 | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \
 	    python lab/lab.py destroy; $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
 
 # As it is: a name may have an apostrophe.
