@@ -56,7 +56,7 @@ check-empty: export LAB := empty
 check-empty: export NO_COLOR := 1
 check-empty: .venv/ready
 	@mkdir -p .cache; python lab/lab.py destroy
-	@{ nice -n 19 ansible-playbook site.yml --check --diff && python lab/lab.py destroy; } 2>&1 | sed --unbuffered "s/^/check | /" | \
+	@{ nice -n 5 ansible-playbook site.yml --check --diff && python lab/lab.py destroy; } 2>&1 | sed --unbuffered "s/^/check | /" | \
 	    tee .cache/molecule-check.log && rm .cache/molecule-check.log || { python lab/lab.py destroy; exit 1; }
 
 FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )'
@@ -64,7 +64,7 @@ FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[
 # Labs side by side, as far as the memory in /dev/shm is for them: two sites, which keep both cores busy, and that of the roles, which
 # takes what they leave. Three sites are so slow that requests time out.
 JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : ($$1 + 0 < 17) ? 2 : 3}')
-# One after another in one lab, each on hosts that do not have it.
+# One after another in one lab, each on hosts that do not have it. With nice 19 beside two sites, a reboot takes as long as Ansible waits.
 ROLES := nas airflow_dags redis mysql preflight
 molecule-airflow_dags: molecule-nas
 molecule-redis: molecule-airflow_dags
@@ -101,7 +101,7 @@ $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	    cat .cache/$@.log; exit 1; }
 	@export LAB=$(or $(LAB_OF_$*),$*) LAB_FROM=$(LAB_FROM_$*) NO_COLOR=1; \
 	    { for command in $(or $(COMMANDS_$*),test); do \
-	        nice -n $(if $(filter $*,$(ROLES)),19,0) molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) || exit 1; \
+	        nice -n $(if $(filter $*,$(ROLES)),5,0) molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) || exit 1; \
 	    done; $(or $(AFTER_$*),:); } 2>&1 | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \
 	    python lab/lab.py destroy; $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
 
