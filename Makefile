@@ -8,11 +8,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-# `site` is default up to its installation; its check of empty hosts is check-empty. The tests of the scenario outages run with
-# security's, but for the longest.
-SCENARIOS := $(addprefix molecule-,site default security feeds airflow_edge nas airflow_dags redis mysql preflight)
-MORE := $(addprefix molecule-,outages rotation celery proxy endurance)
-.PHONY: help demo test test-more lint docs test-units check-empty molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
+# `site` is default up to its tests. Those of the scenario outages run with security's. The longest come first: labs that end at the
+# same time use both cores.
+SCENARIOS := $(addprefix molecule-,site default security feeds airflow_edge nas mysql airflow_dags redis preflight)
+MORE := molecule-rotation molecule-celery molecule-proxy molecule-endurance
+.PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,10 +20,11 @@ help:  ## this list
 demo: .venv/ready  ## boot three hosts on this machine, install everything, run the pipeline, show what came out
 	@python lab/demo.py
 
+# Beside the first scenario, which takes longest.
 test: CHECKS := lint test-units
 test: molecule  ## everything that CI runs: lint, unit tests, all scenarios
 
-test-more: $(MORE)  ## what `make test` leaves out for time: long outages, secrets renewed on a running site, a second Celery host, your own certificates and reverse proxy, power cuts and large files
+test-more: $(MORE)  ## the scenarios that `make test` leaves out for time: secrets renewed on a running site, a second Celery host, your own certificates and reverse proxy, power cuts and large files
 
 lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are the same in defaults, argument_specs and README
 	yamllint --strict .
@@ -46,34 +47,23 @@ test-units: .venv-dags/ready  ## contracts of the roles; unit tests of dags/ in 
 molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs of their own: check, converge, idempotence, reboot, verify
 	@rm -f .cache/molecule-*.log
 	@# What failed is said again at the end: the scenarios' lines are mixed.
-	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) check-empty $(SCENARIOS) $(CHECKS) || { \
-	    $(FAILURES) .cache/molecule-*.log | tail -n 150; \
-	    for lab in default empty feeds roles; do LAB=$$lab python lab/lab.py destroy; done; exit 1; }
+	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS) || { \
+	    $(FAILURES) .cache/molecule-*.log | tail -n 150; for lab in default feeds; do LAB=$$lab python lab/lab.py destroy; done; exit 1; }
 	@$(SUDO) rm -rf .lab/snapshots/default
-
-# The whole site in check mode on hosts of its own that are empty, while it is being installed on those of default.
-check-empty: export LAB := empty
-check-empty: export NO_COLOR := 1
-check-empty: .venv/ready
-	@mkdir -p .cache; python lab/lab.py destroy
-	@{ nice -n 5 ansible-playbook site.yml --check --diff && python lab/lab.py destroy; } 2>&1 | sed --unbuffered "s/^/check | /" | \
-	    tee .cache/molecule-check.log && rm .cache/molecule-check.log || { python lab/lab.py destroy; exit 1; }
 
 FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )'
 
-# Labs side by side, as far as the memory in /dev/shm is for them: two sites, which keep both cores busy, and that of the roles, which
-# takes what they leave. Three sites are so slow that requests time out.
-JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : ($$1 + 0 < 17) ? 2 : 3}')
-# One after another in one lab, each on hosts that do not have it. With nice 19 beside two sites, a reboot takes as long as Ansible waits.
-ROLES := nas airflow_dags redis mysql preflight
-molecule-airflow_dags: molecule-nas
+# Labs side by side, when the memory in /dev/shm is for two, which keep both cores busy. Three sites are so slow that requests time out.
+JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : 2}')
+# The roles one after another, on what a site leaves of two cores.
+ROLES := nas mysql airflow_dags redis preflight
+molecule-mysql: molecule-nas
+molecule-airflow_dags: molecule-mysql
 molecule-redis: molecule-airflow_dags
-molecule-mysql: molecule-redis
-molecule-preflight: molecule-mysql
+molecule-preflight: molecule-redis
 molecule-default molecule-feeds: molecule-site
 molecule-security: molecule-default
 molecule-security: export ADDITIONAL_TESTS := ../../outages/tests
-molecule-security: export PYTEST_ADDOPTS := -m 'not long'
 molecule-airflow_edge: molecule-feeds
 # To boot a site takes minutes: default's lab is left to security, and that of feeds, which begins with the disks of default's, to
 # airflow_edge.
@@ -81,28 +71,19 @@ SCENARIO_site := default
 LAB_OF_site := default
 LAB_OF_security := default
 LAB_OF_airflow_edge := feeds
-$(foreach role,$(ROLES),$(eval LAB_OF_$(role) := roles))
 LAB_FROM_feeds := default
-COMMANDS_site := destroy create converge
-AFTER_site := python lab/lab.py snapshot
-COMMANDS_default := idempotence side-effect verify
+COMMANDS_site := destroy create check converge idempotence side-effect
+COMMANDS_default := verify
 COMMANDS_security := verify destroy
 COMMANDS_feeds := destroy "test --destroy never"
 COMMANDS_airflow_edge := "test --destroy never" destroy
-COMMANDS_nas := destroy "test --destroy never"
-COMMANDS_airflow_dags := "test --destroy never"
-COMMANDS_redis := "test --destroy never"
-COMMANDS_mysql := "test --destroy never"
-COMMANDS_preflight := "test --destroy never" destroy
 $(SCENARIOS) $(MORE): molecule-%: .venv/ready
-	@# Molecule remembers a scenario that was interrupted, and would leave steps out; default goes on with what it knows of
-	@# site. Its colours bring frames with them.
-	@mkdir -p .cache; [ $* = default ] || molecule reset --scenario-name $(or $(SCENARIO_$*),$*) >.cache/$@.log 2>&1 || { \
-	    cat .cache/$@.log; exit 1; }
+	@# Molecule remembers a scenario that was interrupted, and would leave steps out. Its colours bring frames with them.
+	@mkdir -p .cache; molecule reset --scenario-name $(or $(SCENARIO_$*),$*) >.cache/$@.log 2>&1 || { cat .cache/$@.log; exit 1; }
 	@export LAB=$(or $(LAB_OF_$*),$*) LAB_FROM=$(LAB_FROM_$*) NO_COLOR=1; \
-	    { for command in $(or $(COMMANDS_$*),test); do \
-	        nice -n $(if $(filter $*,$(ROLES)),5,0) molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) || exit 1; \
-	    done; $(or $(AFTER_$*),:); } 2>&1 | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \
+	    for command in $(or $(COMMANDS_$*),test); do \
+	        nice -n $(if $(filter $*,$(ROLES)),19,0) molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) 2>&1 || exit 1; \
+	    done | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \
 	    python lab/lab.py destroy; $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
 
 # As it is: a name may have an apostrophe.
@@ -129,7 +110,7 @@ stop: .venv/ready  ## shut the demo's hosts down; `make demo` boots them again
 	python lab/lab.py stop
 
 clean:  ## remove the labs: hosts, disks, images, namespaces, NAT rules
-	for lab in demo test prove empty roles $(patsubst molecule-%,%,$(SCENARIOS) $(MORE)); do LAB=$$lab $(PYTHON) lab/lab.py destroy; done
+	for lab in demo test prove $(patsubst molecule-%,%,$(SCENARIOS) $(MORE)); do LAB=$$lab $(PYTHON) lab/lab.py destroy; done
 	$(SUDO) rm -rf .lab
 
 distclean: clean  ## remove the virtualenvs and caches, too

@@ -512,9 +512,6 @@ def boot(host: str) -> None:
             cwd=STATE, env=os.environ | {"TMPDIR": "/dev/shm"},  # noqa: S108 - UML wants its memory on a tmpfs
         )  # fmt: skip
     os.sched_setaffinity(process.pid, {least_busy_cpu()})
-    # Where Linux makes a scheduling group of each session, `nice` is a matter within it.
-    if (group := Path(f"/proc/{process.pid}/autogroup")).exists():
-        group.write_text(f"{os.nice(0)}\n")
     (STATE / f"{host}.pid").write_text(f"{process.pid}\n")
 
 
