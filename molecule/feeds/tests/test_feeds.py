@@ -205,7 +205,7 @@ def test_a_load_that_is_killed_half_way_leaves_nothing_and_is_repeated(airflow, 
 
 def test_a_backfill_loads_each_of_its_days_once_and_old_files_are_removed(airflow, loaded, query, put, nas1):
     # Two weeks ago the clocks in Berlin may have changed; 40 days ago is beyond `keep`.
-    days = [TODAY - timedelta(days=number) for number in (40, 41, 42)]
+    days = [TODAY - timedelta(days=number) for number in (40, 41, 42, 43, 44)]
     for day in days:
         put(day, f"id,name\\n{day:%d},{day}\\n")
     body = {

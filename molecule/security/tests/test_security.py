@@ -34,12 +34,8 @@ def door(host, port):
 @pytest.mark.parametrize("host", OPEN)
 def test_what_is_open_to_the_network(request, host):
     """Seen from this machine, which is a stranger to the site; what is not open refuses at once."""
-    listening = request.getfixturevalue(host).check_output("ss --no-header --listening --tcp --numeric")
-    # Whatever address something listens on, and the ports of what may answer without it.
-    ports = sorted({int(line.split()[3].rpartition(":")[2]) for line in listening.splitlines()} | set(range(1, 1025)))
     with ThreadPoolExecutor(64) as pool:
-        answers = dict(zip(ports, pool.map(partial(door, host), ports), strict=True))
-    assert OPEN[host] <= set(answers)
+        answers = dict(zip(range(1, 65536), pool.map(partial(door, host), range(1, 65536)), strict=True))
     assert {port for port, answer in answers.items() if answer == "opens"} == OPEN[host]
     # Nobody has to wait for what is refused.
     assert {port for port, answer in answers.items() if answer == "silent"} == set()
