@@ -10,6 +10,7 @@ makes is below .lab/ in this checkout, in the namespace `airflow-NAME` and in th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -416,9 +417,11 @@ def least_busy_cpu() -> int:
     """
     load = dict.fromkeys(os.sched_getaffinity(0), 0)
     for path in STATE.parent.glob("*/*.pid"):
-        if pid := pid_of(path.stem, path.parent):
-            for cpu in os.sched_getaffinity(pid) & set(load):
-                load[cpu] += HOSTS[path.stem].touches
+        # That of another lab may end at this moment.
+        with contextlib.suppress(ProcessLookupError):
+            if pid := pid_of(path.stem, path.parent):
+                for cpu in os.sched_getaffinity(pid) & set(load):
+                    load[cpu] += HOSTS[path.stem].touches
     return min(load, key=lambda cpu: load[cpu])
 
 
