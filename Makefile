@@ -8,10 +8,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-# `site` is default up to its tests. Those of the scenario outages run with security's. The longest come first: labs that end at the
-# same time use both cores.
-SCENARIOS := $(addprefix molecule-,site default security feeds airflow_edge nas mysql airflow_dags redis preflight)
-MORE := molecule-rotation molecule-celery molecule-proxy molecule-endurance
+# `site` is default up to its tests. Those of the scenario outages run with security's, but for the longest. The longest come first:
+# labs that end at the same time use both cores.
+SCENARIOS := $(addprefix molecule-,site default security feeds airflow_edge nas airflow_dags redis mysql preflight)
+MORE := $(addprefix molecule-,outages rotation celery proxy endurance)
 .PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
 
 help:  ## this list
@@ -24,7 +24,7 @@ demo: .venv/ready  ## boot three hosts on this machine, install everything, run 
 test: CHECKS := lint test-units
 test: molecule  ## everything that CI runs: lint, unit tests, all scenarios
 
-test-more: $(MORE)  ## the scenarios that `make test` leaves out for time: secrets renewed on a running site, a second Celery host, your own certificates and reverse proxy, power cuts and large files
+test-more: $(MORE)  ## what `make test` leaves out for time: long outages, secrets renewed on a running site, a second Celery host, your own certificates and reverse proxy, power cuts and large files
 
 lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are the same in defaults, argument_specs and README
 	yamllint --strict .
@@ -48,22 +48,22 @@ molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs o
 	@rm -f .cache/molecule-*.log
 	@# What failed is said again at the end: the scenarios' lines are mixed.
 	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS) || { \
-	    $(FAILURES) .cache/molecule-*.log | tail -n 150; for lab in default feeds; do LAB=$$lab python lab/lab.py destroy; done; exit 1; }
+	    $(FAILURES) .cache/molecule-*.log | tail -n 150; for lab in default feeds roles; do LAB=$$lab python lab/lab.py destroy; done; exit 1; }
 	@$(SUDO) rm -rf .lab/snapshots/default
 
 FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )'
 
 # Labs side by side, when the memory in /dev/shm is for two, which keep both cores busy. Three sites are so slow that requests time out.
 JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : 2}')
-# The roles one after another, on what a site leaves of two cores.
-ROLES := nas mysql airflow_dags redis preflight
-molecule-mysql: molecule-nas
-molecule-airflow_dags: molecule-mysql
+# One after another in one lab, each on hosts that do not have it.
+molecule-airflow_dags: molecule-nas
 molecule-redis: molecule-airflow_dags
-molecule-preflight: molecule-redis
+molecule-mysql: molecule-redis
+molecule-preflight: molecule-mysql
 molecule-default molecule-feeds: molecule-site
 molecule-security: molecule-default
 molecule-security: export ADDITIONAL_TESTS := ../../outages/tests
+molecule-security: export PYTEST_ADDOPTS := -m 'not long'
 molecule-airflow_edge: molecule-feeds
 # To boot a site takes minutes: default's lab is left to security, and that of feeds, which begins with the disks of default's, to
 # airflow_edge.
@@ -71,18 +71,22 @@ SCENARIO_site := default
 LAB_OF_site := default
 LAB_OF_security := default
 LAB_OF_airflow_edge := feeds
+$(foreach role,nas airflow_dags redis mysql preflight,$(eval LAB_OF_$(role) := roles))
 LAB_FROM_feeds := default
 COMMANDS_site := destroy create check converge idempotence side-effect
 COMMANDS_default := verify
 COMMANDS_security := verify destroy
 COMMANDS_feeds := destroy "test --destroy never"
 COMMANDS_airflow_edge := "test --destroy never" destroy
+COMMANDS_nas := destroy "test --destroy never"
+$(foreach role,airflow_dags redis mysql,$(eval COMMANDS_$(role) := "test --destroy never"))
+COMMANDS_preflight := "test --destroy never" destroy
 $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	@# Molecule remembers a scenario that was interrupted, and would leave steps out. Its colours bring frames with them.
 	@mkdir -p .cache; molecule reset --scenario-name $(or $(SCENARIO_$*),$*) >.cache/$@.log 2>&1 || { cat .cache/$@.log; exit 1; }
 	@export LAB=$(or $(LAB_OF_$*),$*) LAB_FROM=$(LAB_FROM_$*) NO_COLOR=1; \
 	    for command in $(or $(COMMANDS_$*),test); do \
-	        nice -n $(if $(filter $*,$(ROLES)),19,0) molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) 2>&1 || exit 1; \
+	        molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) 2>&1 || exit 1; \
 	    done | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \
 	    python lab/lab.py destroy; $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
 
@@ -110,7 +114,7 @@ stop: .venv/ready  ## shut the demo's hosts down; `make demo` boots them again
 	python lab/lab.py stop
 
 clean:  ## remove the labs: hosts, disks, images, namespaces, NAT rules
-	for lab in demo test prove $(patsubst molecule-%,%,$(SCENARIOS) $(MORE)); do LAB=$$lab $(PYTHON) lab/lab.py destroy; done
+	for lab in demo test prove roles $(patsubst molecule-%,%,$(SCENARIOS) $(MORE)); do LAB=$$lab $(PYTHON) lab/lab.py destroy; done
 	$(SUDO) rm -rf .lab
 
 distclean: clean  ## remove the virtualenvs and caches, too
@@ -124,7 +128,7 @@ distclean: clean  ## remove the virtualenvs and caches, too
 	@echo "Making .venv with the controller's tools"
 	@$(PYTHON) -m venv --clear .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
-	@.venv/bin/uv pip sync --quiet --python .venv --require-hashes --compile-bytecode requirements/controller.txt
+	@.venv/bin/uv pip sync --quiet --python .venv --require-hashes requirements/controller.txt
 	@touch $@
 
 # A browser for the tests of the UI.
@@ -142,5 +146,5 @@ distclean: clean  ## remove the virtualenvs and caches, too
 .venv-dags/ready: .venv/ready requirements/dags-test.txt
 	@echo "Making .venv-dags, the environment of an edge host"
 	@uv venv --quiet --clear --python $(PYTHON) .venv-dags
-	@uv pip sync --quiet --python .venv-dags --require-hashes --compile-bytecode requirements/dags-test.txt
+	@uv pip sync --quiet --python .venv-dags --require-hashes requirements/dags-test.txt
 	@touch $@

@@ -109,6 +109,7 @@ def test_a_stop_lets_running_tasks_end(airflow, slow, main1, edge1):
     until(lambda: worker(airflow)["state"] == "idle")
 
 
+@pytest.mark.long
 def test_tasks_outlive_a_restart_of_the_api_server(airflow, slow, main1):
     run = slow(45)
     main1.check_output("systemctl restart airflow-api-server.service")
@@ -156,6 +157,7 @@ def test_a_mount_that_failed_is_tried_again_and_the_worker_starts_with_it(nas1, 
     assert edge1.mount_point("/opt/airflow/filestorage").exists
 
 
+@pytest.mark.long
 def test_a_nas_that_hangs_fails_no_task_and_gets_no_more(airflow, slow, nas1, main1):
     running = slow(20)
     since = main1.check_output("date '+%Y-%m-%d %H:%M:%S'")
@@ -195,6 +197,7 @@ def test_a_worker_leaves_another_share_in_the_place_of_the_nas(airflow, edge1):
     until(lambda: worker(airflow)["state"] == "idle")
 
 
+@pytest.mark.long
 def test_what_was_killed_comes_back(airflow, main1, edge1):
     main = [f"airflow-{name}.service" for name in ("api-server", "scheduler", "dag-processor", "triggerer")] + [CELERY]
     killed = [(main1, unit) for unit in main] + [(edge1, EDGE)]
