@@ -70,6 +70,19 @@ def test_others_cannot_read_the_settings(main1, edge1):
         assert host.run(f"setpriv --reuid=nobody --clear-groups cat {path}").rc != 0
 
 
+@pytest.fixture(scope="module")
+def _has_started(airflow):
+    """A component that was started just now is active, also when it will end as soon as it has read its settings."""
+
+    def are_healthy():
+        health = airflow.call("GET", "/api/v2/monitor/health")
+        return all(part["status"] == "healthy" for part in health.values())
+
+    with contextlib.suppress(TimeoutError):
+        until(are_healthy)
+
+
+@pytest.mark.usefixtures("_has_started")
 @pytest.mark.parametrize("unit", [*(f"airflow-{name}.service" for name in MAIN_UNITS), "airflow.target"])
 def test_main_runs_every_component_now_and_at_boot(main1, unit):
     assert main1.service(unit).is_running
