@@ -5,6 +5,8 @@ PYTHON ?= python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Tools that look each other up need the virtualenv on PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# What is installed is compiled when it is used first.
+unexport PYTHONDONTWRITEBYTECODE
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
