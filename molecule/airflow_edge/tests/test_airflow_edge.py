@@ -1,4 +1,4 @@
-"""The role airflow_edge without a NAS, after it had been run with other names, queues and users."""
+"""The role airflow_edge on a new host without a NAS, after it had been run with another name and another queue."""
 
 import pytest
 
