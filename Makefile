@@ -10,9 +10,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-# `site` is default up to its tests. Those of the scenario outages run with security's, but for the longest. The longest come first:
-# labs that end at the same time use both cores.
-SCENARIOS := $(addprefix molecule-,site default security feeds airflow_edge nas airflow_dags redis mysql preflight)
+# `site` and `outside` are default and feeds up to their tests. Those of the scenario outages run with security's, but for the
+# longest.
+SCENARIOS := $(addprefix molecule-,site default security outside feeds airflow_edge nas airflow_dags redis mysql preflight)
 MORE := $(addprefix molecule-,outages rotation celery proxy endurance)
 .PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
 
@@ -50,40 +50,42 @@ molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs o
 	@rm -f .cache/molecule-*.log
 	@# What failed is said again at the end: the scenarios' lines are mixed.
 	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS) || { \
-	    $(FAILURES) .cache/molecule-*.log | tail -n 150; for lab in default feeds roles; do LAB=$$lab python lab/lab.py destroy; done; exit 1; }
-	@$(SUDO) rm -rf .lab/snapshots/default
+	    $(FAILURES) .cache/molecule-*.log | tail -n 150; failed=1; }; \
+	    for lab in default feeds roles; do LAB=$$lab python lab/lab.py destroy; done; \
+	    $(SUDO) rm -rf .lab/snapshots/default; exit $${failed:-0}
 
 FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )'
 
-# Labs side by side, when the memory in /dev/shm is for two, which keep both cores busy. Three sites are so slow that requests time out.
-JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 13) ? 1 : 2}')
+# Two labs side by side, with tests on each and one thing besides, when /dev/shm has the memory for both: so many keep two cores
+# busy. Three sites are so slow that requests time out.
+JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 15) ? 1 : 3}')
 # One after another in one lab, each on hosts that do not have it.
 molecule-airflow_dags: molecule-nas
 molecule-redis: molecule-airflow_dags
 molecule-mysql: molecule-redis
 molecule-preflight: molecule-mysql
-molecule-default molecule-feeds: molecule-site
 # The main servers of two sites get a CPU each when the roles' hosts, which would count, are gone.
-molecule-feeds: molecule-preflight
+molecule-outside: molecule-site molecule-preflight
+molecule-default: molecule-site
 molecule-security: molecule-default
 molecule-security: export ADDITIONAL_TESTS := ../../outages/tests
 molecule-security: export PYTEST_ADDOPTS := -m 'not long'
-molecule-airflow_edge: molecule-feeds
-# To boot a site takes minutes: default's lab is left to security, and that of feeds, which begins with the disks of default's, to
-# airflow_edge.
+molecule-feeds molecule-airflow_edge: molecule-outside
+# To boot a site takes minutes: default's lab is left to security, and that of feeds, which begins with the disks of default's, is
+# shared with airflow_edge, whose host is another one.
 SCENARIO_site := default
-LAB_OF_site := default
-LAB_OF_security := default
-LAB_OF_airflow_edge := feeds
-$(foreach role,nas airflow_dags redis mysql preflight,$(eval LAB_OF_$(role) := roles))
-LAB_FROM_feeds := default
+SCENARIO_outside := feeds
+$(foreach scenario,site default security,$(eval LAB_OF_$(scenario) := default))
+$(foreach scenario,outside feeds airflow_edge,$(eval LAB_OF_$(scenario) := feeds))
+$(foreach scenario,nas airflow_dags redis mysql preflight,$(eval LAB_OF_$(scenario) := roles))
+LAB_FROM_outside := default
 COMMANDS_site := destroy create check converge idempotence side-effect
 COMMANDS_default := verify
 COMMANDS_security := verify destroy
-COMMANDS_feeds := destroy "test --destroy never"
-COMMANDS_airflow_edge := "test --destroy never" destroy
+COMMANDS_outside := destroy create converge
+COMMANDS_feeds := verify
 COMMANDS_nas := destroy "test --destroy never"
-$(foreach role,airflow_dags redis mysql,$(eval COMMANDS_$(role) := "test --destroy never"))
+$(foreach scenario,airflow_edge airflow_dags redis mysql,$(eval COMMANDS_$(scenario) := "test --destroy never"))
 COMMANDS_preflight := "test --destroy never" destroy
 $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	@# Molecule remembers a scenario that was interrupted, and would leave steps out. Its colours bring frames with them.
@@ -92,7 +94,7 @@ $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	    for command in $(or $(COMMANDS_$*),test); do \
 	        molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) 2>&1 || exit 1; \
 	    done | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \
-	    python lab/lab.py destroy; $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
+	    $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
 
 # As it is: a name may have an apostrophe.
 prove: export BREAKS := $(BREAKS)

@@ -52,6 +52,11 @@ def edge1():
 
 
 @pytest.fixture(scope="session")
+def edge2():
+    return connect("edge2")
+
+
+@pytest.fixture(scope="session")
 def out1():
     return connect("out1")
 

@@ -28,9 +28,9 @@ def test_an_image_stays_as_long_as_a_disk_or_a_snapshot_stands_on_it(tmp_path, m
 
 @pytest.mark.parametrize(
     ("command", "hosts"),
-    [("up", ["nas1", "main1", "edge1"]), ("stop", ["nas1", "main1", "edge1", "out1"])],
+    [("up", ["nas1", "main1", "edge1"]), ("stop", ["nas1", "main1", "edge1", "out1", "edge2"])],
 )
-def test_out1_is_not_a_part_of_the_site_and_is_not_left_running(monkeypatch, command, hosts):
+def test_out1_and_edge2_are_no_part_of_the_site_and_are_not_left_running(monkeypatch, command, hosts):
     meant = []
     monkeypatch.setitem(lab.COMMANDS, command, meant.extend)
     monkeypatch.setattr(lab, "require_rights", lambda: None)

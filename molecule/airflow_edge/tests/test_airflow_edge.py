@@ -15,9 +15,9 @@ def workers(airflow):
     return workers
 
 
-def test_it_runs_now_and_at_boot(edge1):
-    assert edge1.service(UNIT).is_running
-    assert edge1.service(UNIT).is_enabled
+def test_it_runs_now_and_at_boot(edge2):
+    assert edge2.service(UNIT).is_running
+    assert edge2.service(UNIT).is_enabled
 
 
 def test_the_main_server_knows_it_by_its_new_name_and_queues(workers):
@@ -30,44 +30,44 @@ def test_its_old_name_does_not_work_any_more(workers):
     assert until(lambda: workers()["before"]["state"] in ("offline", "unknown"))
 
 
-def test_a_setting_that_is_no_longer_set_is_gone(edge1):
-    since = edge1.check_output(f"systemctl show --property=ActiveEnterTimestamp --value {UNIT}")
-    assert "DEBUG" not in edge1.check_output(f"journalctl --unit {UNIT} --since '{since}'")
+def test_a_setting_that_is_no_longer_set_is_gone(edge2):
+    since = edge2.check_output(f"systemctl show --property=ActiveEnterTimestamp --value {UNIT}")
+    assert "DEBUG" not in edge2.check_output(f"journalctl --unit {UNIT} --since '{since}'")
 
 
-def test_what_was_changed_by_hand_is_put_right(edge1):
+def test_what_was_changed_by_hand_is_put_right(edge2):
     units = {f"/etc/systemd/system/{name}": 0o644 for name in (UNIT, "airflow.target")}
     for path, mode in (units | {"/usr/local/sbin/airflow": 0o755}).items():
-        file = edge1.file(path)
+        file = edge2.file(path)
         assert (file.user, file.mode) == ("root", mode), path
         assert "changed by hand" not in file.content_string
 
 
-def test_it_comes_back_after_a_crash(edge1, workers):
+def test_it_comes_back_after_a_crash(edge2, workers):
     """Its name is taken for five heartbeats; until then the main server refuses it, and it tries again."""
 
     def process():
-        return edge1.check_output(f"systemctl show --property=MainPID --value {UNIT}")
+        return edge2.check_output(f"systemctl show --property=MainPID --value {UNIT}")
 
     before = process()
-    edge1.check_output(f"systemctl kill --signal=KILL --kill-whom=all {UNIT}")
+    edge2.check_output(f"systemctl kill --signal=KILL --kill-whom=all {UNIT}")
     # It writes its number when it is registered.
     until(lambda: process() not in (before, "0"), 180)
-    until(lambda: edge1.run("cat /run/airflow-edge-worker/worker.pid").stdout.strip() == process(), 180)
+    until(lambda: edge2.run("cat /run/airflow-edge-worker/worker.pid").stdout.strip() == process(), 180)
     assert until(lambda: workers()["alone"]["state"] == "idle", 60)
 
 
-def test_a_stop_tells_the_main_server(edge1, workers):
-    edge1.check_output(f"systemctl stop {UNIT}")
+def test_a_stop_tells_the_main_server(edge2, workers):
+    edge2.check_output(f"systemctl stop {UNIT}")
     try:
         assert until(lambda: workers()["alone"]["state"] == "offline")
         # A crash would look different: exit code 0 is an orderly end.
-        assert edge1.check_output(f"systemctl show --property=Result --value {UNIT}") == "success"
+        assert edge2.check_output(f"systemctl show --property=Result --value {UNIT}") == "success"
     finally:
-        edge1.check_output(f"systemctl start {UNIT}")
+        edge2.check_output(f"systemctl start {UNIT}")
     assert until(lambda: workers()["alone"]["state"] == "idle", 60)
 
 
-def test_logs_are_given_to_the_user_and_not_what_a_task_has_put_a_link_to(edge1):
-    assert edge1.file("/opt/airflow/logs").uid == 50000
-    assert edge1.file("/root").uid == 0
+def test_logs_are_given_to_the_user_and_not_what_a_task_has_put_a_link_to(edge2):
+    assert edge2.file("/opt/airflow/logs").uid == 50000
+    assert edge2.file("/root").uid == 0
