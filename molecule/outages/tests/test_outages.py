@@ -187,8 +187,9 @@ def test_a_nas_that_hangs_fails_no_task_and_gets_no_more(airflow, slow, nas1, ma
 
 def test_a_worker_leaves_another_share_in_the_place_of_the_nas(airflow, edge1):
     """The file .nas says which share it is; nothing is written without it."""
-    # What a worker finds when it starts is right, for it: it has to have looked.
-    until(lambda: worker(airflow)["state"] == "idle" and "status_text" not in worker(airflow)["sysinfo"])
+    # What a worker finds when it starts is right, for it: it has to have looked. Where it was stopped while it started,
+    # its name is taken for five heartbeats.
+    until(lambda: worker(airflow)["state"] == "idle" and "status_text" not in worker(airflow)["sysinfo"], 180)
     edge1.check_output("mkdir -p /run/other && mount --bind /run/other /opt/airflow/filestorage")
     try:
         until(lambda: worker(airflow)["state"].startswith("maintenance"))
