@@ -10,10 +10,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-# `site` and `outside` are default and feeds up to their tests. Those of the scenario outages run with security's, but for the
-# longest.
-SCENARIOS := $(addprefix molecule-,site default security outside feeds airflow_edge nas airflow_dags redis mysql preflight)
-MORE := $(addprefix molecule-,outages rotation celery proxy endurance)
+# `site` and `outside` are default and feeds up to their tests, `long` has those of outages that take minutes each.
+SCENARIOS := $(addprefix molecule-,site default outages outside feeds security airflow_edge nas airflow_dags redis mysql preflight)
+MORE := $(addprefix molecule-,long rotation celery proxy endurance)
 .PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
 
 help:  ## this list
@@ -56,34 +55,35 @@ molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs o
 
 FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )'
 
-# Two labs side by side, with tests on each and one thing besides, when /dev/shm has the memory for both: so many keep two cores
-# busy. Three sites are so slow that requests time out.
+# Two sites side by side and the roles' hosts, when /dev/shm has the memory. So many keep two cores busy, and with three sites
+# requests time out.
 JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 15) ? 1 : 3}')
-# One after another in one lab, each on hosts that do not have it.
+# To boot a site takes minutes: outages goes on with default's lab, and security with that of feeds, which begins with the disks of
+# default's. airflow_edge has a new host there.
+SCENARIO_site := default
+SCENARIO_outside := feeds
+SCENARIO_long := outages
+molecule-default molecule-outside: molecule-site
+molecule-outages: molecule-default
+molecule-feeds molecule-airflow_edge: molecule-outside
+molecule-security: molecule-feeds
+molecule-outages: export PYTEST_ADDOPTS := -m 'not long'
+molecule-long: export PYTEST_ADDOPTS := -m long
+# The other roles follow each other in one lab, each on hosts that do not have it.
 molecule-airflow_dags: molecule-nas
 molecule-redis: molecule-airflow_dags
 molecule-mysql: molecule-redis
 molecule-preflight: molecule-mysql
-# The main servers of two sites get a CPU each when the roles' hosts, which would count, are gone.
-molecule-outside: molecule-site molecule-preflight
-molecule-default: molecule-site
-molecule-security: molecule-default
-molecule-security: export ADDITIONAL_TESTS := ../../outages/tests
-molecule-security: export PYTEST_ADDOPTS := -m 'not long'
-molecule-feeds molecule-airflow_edge: molecule-outside
-# To boot a site takes minutes: default's lab is left to security, and that of feeds, which begins with the disks of default's, is
-# shared with airflow_edge, whose host is another one.
-SCENARIO_site := default
-SCENARIO_outside := feeds
-$(foreach scenario,site default security,$(eval LAB_OF_$(scenario) := default))
-$(foreach scenario,outside feeds airflow_edge,$(eval LAB_OF_$(scenario) := feeds))
+$(foreach scenario,site default outages,$(eval LAB_OF_$(scenario) := default))
+$(foreach scenario,outside feeds security airflow_edge,$(eval LAB_OF_$(scenario) := feeds))
 $(foreach scenario,nas airflow_dags redis mysql preflight,$(eval LAB_OF_$(scenario) := roles))
 LAB_FROM_outside := default
 COMMANDS_site := destroy create check converge idempotence side-effect
 COMMANDS_default := verify
-COMMANDS_security := verify destroy
+COMMANDS_outages := verify destroy
 COMMANDS_outside := destroy create converge
 COMMANDS_feeds := verify
+COMMANDS_security := verify
 COMMANDS_nas := destroy "test --destroy never"
 $(foreach scenario,airflow_edge airflow_dags redis mysql,$(eval COMMANDS_$(scenario) := "test --destroy never"))
 COMMANDS_preflight := "test --destroy never" destroy

@@ -453,8 +453,13 @@ def pid_of(host: str, state: Path = STATE) -> int | None:
     return pid if f"uml_dir={state}/" in command and f"umid={host}" in command else None
 
 
+def touched(pid: int) -> int:
+    """Return how many MB of its memory a host has touched by now."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
 def least_busy_cpu() -> int:
-    """Return the CPU that has the fewest of the running hosts, by their size.
+    """Return the CPU that has the fewest of the running hosts, by their memory.
 
     A host has one CPU: its kernel and its programs take turns. On two of this machine's CPUs, each turn wakes one that
     sleeps, and a system call takes eight times as long.
@@ -462,10 +467,14 @@ def least_busy_cpu() -> int:
     load = dict.fromkeys(os.sched_getaffinity(0), 0)
     for path in STATE.parent.glob("*/*.pid"):
         # That of another lab may end at this moment.
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if pid := pid_of(path.stem, path.parent):
+                size = HOSTS[path.stem].touches
+                if path.parent != STATE:
+                    # Without Airflow it does little. Those of this lab just boot.
+                    size = min(size, touched(pid))
                 for cpu in os.sched_getaffinity(pid) & set(load):
-                    load[cpu] += HOSTS[path.stem].touches
+                    load[cpu] += size
     return min(load, key=lambda cpu: load[cpu])
 
 

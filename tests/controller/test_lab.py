@@ -74,15 +74,17 @@ def test_a_snapshot_has_what_was_written_just_now_and_its_disks_fit_each_other(t
     assert order == [*((host, "sync") for host in lab.SITE), True]
 
 
-def test_hosts_share_the_cpus_by_their_size(tmp_path, monkeypatch):
+def test_the_main_servers_of_two_sites_have_a_cpu_each_whatever_the_roles_hosts_are(tmp_path, monkeypatch):
     cpus = {}
-    monkeypatch.setattr(lab, "STATE", tmp_path / "second")
     monkeypatch.setattr(lab, "pid_of", lambda host, state: (state.name, host))
+    monkeypatch.setattr(lab, "touched", lambda pid: 500 if pid[0] == "roles" else 2000)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: cpus.get(pid, {0, 1}))
-    for name in ("first", "second"):
+    for name in ("first", "roles", "second"):
+        monkeypatch.setattr(lab, "STATE", tmp_path / name)
         for host in ("nas1", "main1", "edge1"):
             cpu = lab.least_busy_cpu()
             (tmp_path / name).mkdir(exist_ok=True)
             (tmp_path / name / f"{host}.pid").touch()
             cpus[name, host] = {cpu}
-    assert cpus["first", "main1"] != cpus["first", "edge1"] == cpus["second", "main1"] != cpus["second", "edge1"]
+    assert cpus["first", "main1"] != cpus["first", "edge1"]
+    assert cpus["first", "main1"] != cpus["second", "main1"] != cpus["second", "edge1"]
