@@ -453,29 +453,27 @@ def pid_of(host: str, state: Path = STATE) -> int | None:
     return pid if f"uml_dir={state}/" in command and f"umid={host}" in command else None
 
 
-def touched(pid: int) -> int:
-    """Return how many MB of its memory a host has touched by now."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
-
-
-def least_busy_cpu() -> int:
-    """Return the CPU that has the fewest of the running hosts, by their memory.
+def least_busy_cpu(host: str) -> int:
+    """Return the CPU that has the fewest of the running hosts.
 
     A host has one CPU: its kernel and its programs take turns. On two of this machine's CPUs, each turn wakes one that
     sleeps, and a system call takes eight times as long.
     """
-    load = dict.fromkeys(os.sched_getaffinity(0), 0)
+    # First those of the same name, such as the main servers of two sites; one without Airflow has touched less memory.
+    load = {cpu: [0, 0] for cpu in os.sched_getaffinity(0)}
     for path in STATE.parent.glob("*/*.pid"):
         # That of another lab may end at this moment.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if pid := pid_of(path.stem, path.parent):
-                size = HOSTS[path.stem].touches
-                if path.parent != STATE:
-                    # Without Airflow it does little. Those of this lab just boot.
-                    size = min(size, touched(pid))
                 for cpu in os.sched_getaffinity(pid) & set(load):
-                    load[cpu] += size
+                    load[cpu][0] += touched(pid) if path.stem == host else 0
+                    load[cpu][1] += HOSTS[path.stem].touches
     return min(load, key=lambda cpu: load[cpu])
+
+
+def touched(pid: int) -> int:
+    """Return how many MB of its memory a host has touched by now."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
 def members(group: int) -> list[int]:
@@ -567,7 +565,7 @@ def boot(host: str) -> None:
             command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
             cwd=STATE, env=os.environ | {"TMPDIR": "/dev/shm"},  # noqa: S108 - UML wants its memory on a tmpfs
         )  # fmt: skip
-    os.sched_setaffinity(process.pid, {least_busy_cpu()})
+    os.sched_setaffinity(process.pid, {least_busy_cpu(host)})
     (STATE / f"{host}.pid").write_text(f"{process.pid}\n")
 
 

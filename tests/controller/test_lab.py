@@ -82,7 +82,7 @@ def test_the_main_servers_of_two_sites_have_a_cpu_each_whatever_the_roles_hosts_
     for name in ("first", "roles", "second"):
         monkeypatch.setattr(lab, "STATE", tmp_path / name)
         for host in ("nas1", "main1", "edge1"):
-            cpu = lab.least_busy_cpu()
+            cpu = lab.least_busy_cpu(host)
             (tmp_path / name).mkdir(exist_ok=True)
             (tmp_path / name / f"{host}.pid").touch()
             cpus[name, host] = {cpu}
