@@ -123,7 +123,8 @@ def compiled(path, source):
     try:
         with open(name, "rb") as file:
             return marshal.load(file)
-    except (OSError, EOFError, ValueError):
+    except (OSError, EOFError, TypeError, ValueError):
+        # Not there, or not whole after a power cut.
         code = compile_source(path, source)
     os.makedirs(CACHE, 0o700, exist_ok=True)
     partial = f"{name}.{os.getpid()}"
@@ -301,9 +302,9 @@ def build_image(suite: str) -> Path:
         "etc/apt/apt.conf.d/80lab": apt_settings(),
         "etc/systemd/system/lab-seed.service": SEED_UNIT,
         "etc/ssh/sshd_config.d/lab.conf": "PermitRootLogin prohibit-password\nUseDNS no\n",
-        # Disks here are sparse files on a busy machine: no fsync for each unpacked file, no manual pages.
         "usr/lib/python3/dist-packages/lab_zipimport.py": ZIPIMPORT_CACHE,
         "usr/lib/python3/dist-packages/lab_zipimport.pth": "import lab_zipimport\n",
+        # Disks here are sparse files on a busy machine: no fsync for each unpacked file, no manual pages.
         "etc/dpkg/dpkg.cfg.d/lab": "force-unsafe-io\npath-exclude /usr/share/man/*\npath-exclude /usr/share/doc/*\n",
     }
     if python_index():
