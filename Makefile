@@ -10,8 +10,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-# `site` and `outside` are default and feeds up to their tests, `long` has those of outages that take minutes each.
-SCENARIOS := $(addprefix molecule-,site default outages outside feeds security airflow_edge nas airflow_dags redis mysql preflight)
+# `site` and `outside` are default and feeds up to their tests, `long` has those of outages that take minutes each. In this order
+# a lab has gone before the next one boots, where only one thing is done at a time.
+SCENARIOS := $(addprefix molecule-,site default outages nas airflow_dags redis mysql preflight outside feeds security airflow_edge)
 MORE := $(addprefix molecule-,long rotation celery proxy endurance)
 .PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
 
