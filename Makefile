@@ -10,10 +10,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-# `site` and `outside` are default and feeds up to their tests, `long` has those of outages that take minutes each. In this order
-# a lab has gone before the next one boots, where only one thing is done at a time.
+# `site` and `outside` are default and feeds up to their tests; those of feeds and outages that take minutes are in `long_`. In
+# this order a lab has gone before the next one boots, where only one thing is done at a time.
 SCENARIOS := $(addprefix molecule-,site default outages nas airflow_dags redis mysql preflight outside feeds security airflow_edge)
-MORE := $(addprefix molecule-,long rotation celery proxy endurance)
+MORE := $(addprefix molecule-,long_feeds long_outages rotation celery proxy endurance)
 .PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
 
 help:  ## this list
@@ -26,25 +26,26 @@ demo: .venv/ready  ## boot three hosts on this machine, install everything, run 
 test: CHECKS := lint test-units
 test: molecule  ## everything that CI runs: lint, unit tests, all scenarios
 
-test-more: $(MORE)  ## what `make test` leaves out for time: long outages, secrets renewed on a running site, a second Celery host, your own certificates and reverse proxy, power cuts and large files
+test-more: $(MORE)  ## what `make test` leaves out for time: long tests of feeds and outages, secrets renewed on a running site, a second Celery host, your own certificates and reverse proxy, power cuts and large files
 
 lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are the same in defaults, argument_specs and README
 	yamllint --strict .
 	ruff check
 	ruff format --check
-	@mkdir -p .cache; for role in roles/*/; do \
-	    ansible-docsmith validate --config .ansible-docsmith.toml $$role >.cache/docsmith 2>&1 && \
-	    ansible-docsmith generate --config .ansible-docsmith.toml --check $$role >.cache/docsmith 2>&1 || \
-	    { cat .cache/docsmith; echo "$$role: correct what is said above; \`make docs\` writes README.md anew"; exit 1; }; \
-	done
-	ansible-lint --offline --strict
+	@# Beside the roles' READMEs: each takes one CPU, which the labs of `make test` need more.
+	nice ansible-lint --offline --strict & \
+	mkdir -p .cache; for role in roles/*/; do \
+	    nice ansible-docsmith validate --config .ansible-docsmith.toml $$role >.cache/docsmith 2>&1 && \
+	    nice ansible-docsmith generate --config .ansible-docsmith.toml --check $$role >.cache/docsmith 2>&1 || \
+	    { cat .cache/docsmith; echo "$$role: correct what is said above; \`make docs\` writes README.md anew"; failed=1; break; }; \
+	done; wait $$! && exit $${failed:-0}
 
 docs: .venv/ready  ## write the table of variables in each role's README.md, from its meta/argument_specs.yml
 	@for role in roles/*/; do ansible-docsmith generate --config .ansible-docsmith.toml $$role; done
 
 test-units: .venv-dags/ready  ## contracts of the roles; unit tests of dags/ in the locked environment of an edge host
-	python -m pytest tests/controller
-	.venv-dags/bin/python -m pytest tests/dags
+	nice python -m pytest tests/controller
+	nice .venv-dags/bin/python -m pytest tests/dags
 
 molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs of their own: check, converge, idempotence, reboot, verify
 	@rm -f .cache/molecule-*.log
@@ -63,13 +64,15 @@ JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print 
 # default's. airflow_edge has a new host there.
 SCENARIO_site := default
 SCENARIO_outside := feeds
-SCENARIO_long := outages
+SCENARIO_long_feeds := feeds
+SCENARIO_long_outages := outages
 molecule-default molecule-outside: molecule-site
 molecule-outages: molecule-default
 molecule-feeds molecule-airflow_edge: molecule-outside
 molecule-security: molecule-feeds
-molecule-outages: export PYTEST_ADDOPTS := -m 'not long'
-molecule-long: export PYTEST_ADDOPTS := -m long
+molecule-long_outages: molecule-long_feeds
+molecule-feeds molecule-outages: export PYTEST_ADDOPTS := -m 'not long'
+molecule-long_feeds molecule-long_outages: export PYTEST_ADDOPTS := -m long
 # The other roles follow each other in one lab, each on hosts that do not have it.
 molecule-airflow_dags: molecule-nas
 molecule-redis: molecule-airflow_dags
@@ -78,10 +81,13 @@ molecule-preflight: molecule-mysql
 $(foreach scenario,site default outages,$(eval LAB_OF_$(scenario) := default))
 $(foreach scenario,outside feeds security airflow_edge,$(eval LAB_OF_$(scenario) := feeds))
 $(foreach scenario,nas airflow_dags redis mysql preflight,$(eval LAB_OF_$(scenario) := roles))
+LAB_OF_long_outages := long_feeds
 LAB_FROM_outside := default
 COMMANDS_site := destroy create check converge idempotence side-effect
 COMMANDS_default := verify
+COMMANDS_long_feeds := destroy create converge verify
 COMMANDS_outages := verify destroy
+COMMANDS_long_outages := verify destroy
 COMMANDS_outside := destroy create converge
 COMMANDS_feeds := verify
 COMMANDS_security := verify
