@@ -10,10 +10,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # uv brings certificates of its own; the system's store knows a company's proxy, too.
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 
-# `site` and `outside` are default and feeds up to their tests; those of feeds and outages that take minutes are in `long_`. In
-# this order a lab has gone before the next one boots, where only one thing is done at a time.
-SCENARIOS := $(addprefix molecule-,site default outages nas airflow_dags redis mysql preflight outside feeds security airflow_edge)
-MORE := $(addprefix molecule-,long_feeds long_outages rotation celery proxy endurance)
+# `site` is default up to its tests, `long` has those of outages that take minutes each. In this order a lab has gone before the
+# next one boots, where only one thing is done at a time.
+SCENARIOS := $(addprefix molecule-,site default airflow_edge outages security nas airflow_dags redis mysql preflight)
+MORE := $(addprefix molecule-,feeds long rotation celery proxy endurance)
 .PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
 
 help:  ## this list
@@ -26,7 +26,7 @@ demo: .venv/ready  ## boot three hosts on this machine, install everything, run 
 test: CHECKS := lint test-units
 test: molecule  ## everything that CI runs: lint, unit tests, all scenarios
 
-test-more: $(MORE)  ## what `make test` leaves out for time: long tests of feeds and outages, secrets renewed on a running site, a second Celery host, your own certificates and reverse proxy, power cuts and large files
+test-more: $(MORE)  ## what `make test` leaves out for time: feeds from an outside service, long outages, secrets renewed on a running site, a second Celery host, your own certificates and reverse proxy, power cuts and large files
 
 lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are the same in defaults, argument_specs and README
 	yamllint --strict .
@@ -52,52 +52,37 @@ molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs o
 	@# What failed is said again at the end: the scenarios' lines are mixed.
 	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS) || { \
 	    $(FAILURES) .cache/molecule-*.log | tail -n 150; failed=1; }; \
-	    for lab in default feeds roles; do LAB=$$lab python lab/lab.py destroy; done; \
-	    $(SUDO) rm -rf .lab/snapshots/default; exit $${failed:-0}
+	    for lab in default roles; do LAB=$$lab python lab/lab.py destroy; done; exit $${failed:-0}
 
 FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )'
 
-# Two sites side by side and the roles' hosts, when /dev/shm has the memory. So many keep two cores busy, and with three sites
-# requests time out.
+# A site, a new edge host beside it and the roles' hosts, when /dev/shm has the memory: so many keep two cores busy.
 JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 15) ? 1 : 3}')
-# To boot a site takes minutes: outages goes on with default's lab, and security with that of feeds, which begins with the disks of
-# default's. airflow_edge has a new host there.
+# To boot a site takes minutes: one after another goes on with that of default. airflow_edge brings a host of its own.
 SCENARIO_site := default
-SCENARIO_outside := feeds
-SCENARIO_long_feeds := feeds
-SCENARIO_long_outages := outages
-molecule-default molecule-outside: molecule-site
-molecule-outages: molecule-default
-molecule-feeds molecule-airflow_edge: molecule-outside
-molecule-security: molecule-feeds
-molecule-long_outages: molecule-long_feeds
-molecule-feeds molecule-outages: export PYTEST_ADDOPTS := -m 'not long'
-molecule-long_feeds molecule-long_outages: export PYTEST_ADDOPTS := -m long
+SCENARIO_long := outages
+molecule-default molecule-airflow_edge: molecule-site
+molecule-outages: molecule-default molecule-airflow_edge
+molecule-security: molecule-outages
+molecule-outages: export PYTEST_ADDOPTS := -m 'not long'
+molecule-long: export PYTEST_ADDOPTS := -m long
 # The other roles follow each other in one lab, each on hosts that do not have it.
 molecule-airflow_dags: molecule-nas
 molecule-redis: molecule-airflow_dags
 molecule-mysql: molecule-redis
 molecule-preflight: molecule-mysql
-$(foreach scenario,site default outages,$(eval LAB_OF_$(scenario) := default))
-$(foreach scenario,outside feeds security airflow_edge,$(eval LAB_OF_$(scenario) := feeds))
+$(foreach scenario,site airflow_edge outages security,$(eval LAB_OF_$(scenario) := default))
 $(foreach scenario,nas airflow_dags redis mysql preflight,$(eval LAB_OF_$(scenario) := roles))
-LAB_OF_long_outages := long_feeds
-LAB_FROM_outside := default
 COMMANDS_site := destroy create check converge idempotence side-effect
-COMMANDS_default := verify
-COMMANDS_long_feeds := destroy create converge verify
-COMMANDS_outages := verify destroy
-COMMANDS_long_outages := verify destroy
-COMMANDS_outside := destroy create converge
-COMMANDS_feeds := verify
-COMMANDS_security := verify
+$(foreach scenario,default outages,$(eval COMMANDS_$(scenario) := verify))
+COMMANDS_security := verify destroy
 COMMANDS_nas := destroy "test --destroy never"
 $(foreach scenario,airflow_edge airflow_dags redis mysql,$(eval COMMANDS_$(scenario) := "test --destroy never"))
 COMMANDS_preflight := "test --destroy never" destroy
 $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	@# Molecule remembers a scenario that was interrupted, and would leave steps out. Its colours bring frames with them.
 	@mkdir -p .cache; molecule reset --scenario-name $(or $(SCENARIO_$*),$*) >.cache/$@.log 2>&1 || { cat .cache/$@.log; exit 1; }
-	@export LAB=$(or $(LAB_OF_$*),$*) LAB_FROM=$(LAB_FROM_$*) NO_COLOR=1; \
+	@export LAB=$(or $(LAB_OF_$*),$*) NO_COLOR=1; \
 	    for command in $(or $(COMMANDS_$*),test); do \
 	        molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) 2>&1 || exit 1; \
 	    done | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \

@@ -3,8 +3,7 @@
 
 Needs root and Debian's package tools; no container engine, KVM or kernel NFS. Everything it
 makes is below .lab/ in this checkout, in the namespace `airflow-NAME` and in the nftables table `airflow-NAME`;
-`destroy` removes all three. NAME is $LAB (default "demo"), so that the tests' lab never touches the demo's. The first
-`up` with $LAB_FROM begins with the disks of that lab's snapshot.
+`destroy` removes all three. NAME is $LAB (default "demo"), so that the tests' lab never touches the demo's.
 """
 
 from __future__ import annotations
@@ -32,8 +31,6 @@ NAME = os.environ.get("LAB") or "demo"
 STATE = ROOT / ".lab" / NAME
 IMAGES = ROOT / ".lab" / "images"
 SNAPSHOTS = ROOT / ".lab" / "snapshots"
-# A lab whose snapshot a new lab begins with.
-FROM = os.environ.get("LAB_FROM")
 NAMESPACE = f"airflow-{NAME}"
 OWNER = Path(f"/run/{NAMESPACE}.owner")
 # Settings of this machine's kernel that a lab needs, at least. The last lab leaves them as the first one found them.
@@ -53,7 +50,7 @@ VETH = f"aflab{NETWORK.rsplit('.', 1)[1]}"
 
 # Where the caller's environment may name a package index, and what `sudo` has to leave of it.
 INDEXES = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"]
-ENVIRONMENT = ["LAB", "LAB_FROM", "LAB_HOSTS", *INDEXES]
+ENVIRONMENT = ["LAB", "LAB_HOSTS", *INDEXES]
 
 PACKAGES = ["mmdebstrap", "patchelf", "e2fsprogs", "iproute2", "nftables", "openssh-client"]
 
@@ -108,14 +105,12 @@ ExecStart=/usr/bin/sh -c 'cat /etc/hostname >/proc/sys/kernel/hostname'
 WantedBy=sysinit.target
 """
 
-# What makes a task of Ansible slow on a host of the lab: Python compiles modules that come in an archive, as Ansible
-# sends them, at each import; and user-mode Linux takes 25 us for the first access to a page. Here the system's
-# Python, as root, compiles each text once, and gets all pages of what it maps at once, 3 us each.
-LAB_PYTHON = """\
-import ctypes, marshal, os, sys, zipimport
+# For each task Ansible sends the same modules in an archive, and Python compiles what is in an archive at each import:
+# a quarter of a task's time on a host of the lab. Here the system's Python, as root, compiles each text once.
+ZIPIMPORT_CACHE = """\
+import marshal, os, sys, zipimport
 
-CACHE = f"/var/cache/lab-python/{sys.implementation.cache_tag}"
-MCL_FUTURE = 2
+CACHE = f"/var/cache/lab-zipimport/{sys.implementation.cache_tag}"
 compile_source = zipimport._compile_source
 
 
@@ -138,7 +133,6 @@ def compiled(path, source):
 
 if os.geteuid() == 0:
     zipimport._compile_source = compiled
-    ctypes.CDLL(None).mlockall(MCL_FUTURE)
 """
 
 # User-mode Linux reboots by running its argv[0] again, with every file still open; its network device would be busy.
@@ -242,7 +236,7 @@ def digest(suite: str) -> str:
         apt_settings(),
         python_index(),
         SEED_UNIT,
-        LAB_PYTHON,
+        ZIPIMPORT_CACHE,
         *GUEST_PACKAGES,
         str(EXTRA_PACKAGES),
         recipe,
@@ -305,8 +299,8 @@ def build_image(suite: str) -> Path:
         "etc/apt/apt.conf.d/80lab": apt_settings(),
         "etc/systemd/system/lab-seed.service": SEED_UNIT,
         "etc/ssh/sshd_config.d/lab.conf": "PermitRootLogin prohibit-password\nUseDNS no\n",
-        "usr/lib/python3/dist-packages/lab_python.py": LAB_PYTHON,
-        "usr/lib/python3/dist-packages/lab_python.pth": "import lab_python\n",
+        "usr/lib/python3/dist-packages/lab_zipimport.py": ZIPIMPORT_CACHE,
+        "usr/lib/python3/dist-packages/lab_zipimport.pth": "import lab_zipimport\n",
         # Disks here are sparse files on a busy machine: no fsync for each unpacked file, no manual pages.
         "etc/dpkg/dpkg.cfg.d/lab": "force-unsafe-io\npath-exclude /usr/share/man/*\npath-exclude /usr/share/doc/*\n",
     }
@@ -641,8 +635,6 @@ def power_on(hosts: list[str]) -> None:
             # All at once: a lab that needs the other one would wait for the lock.
             list(builders.map(build_image, sorted({host.suite for host in HOSTS.values()})))
     write_ssh_config()
-    if FROM and not any((STATE / f"{host}.cow").exists() for host in HOSTS):
-        copy_snapshot(FROM, hosts)
     make_network()
     set_sysctls()
     say(f"booting {' '.join(hosts)}")
@@ -670,16 +662,8 @@ def copy_disks(hosts: list[str], source: Path, destination: Path) -> None:
             run("cp", "--sparse=always", "--reflink=auto", source / name, destination / name)
 
 
-def copy_snapshot(name: str, hosts: list[str]) -> None:
-    """Take over the disks that a snapshot has, and the secrets that are on them."""
-    source = SNAPSHOTS / name
-    copy_disks([host for host in hosts if (source / f"{host}.cow").exists()], source, STATE)
-    if (source / "secrets").exists():
-        run("cp", "--archive", source / "secrets", STATE)
-
-
 def snapshot(hosts: list[str]) -> None:
-    """Keep the hosts' disks as they are at this moment, as after a power cut, for `restore` and for other labs."""
+    """Keep the hosts' disks as they are at this moment, as after a power cut, for `restore`."""
     destination = SNAPSHOTS / NAME
     destination.mkdir(parents=True, exist_ok=True)
     running = [host for host in hosts if pid_of(host)]
@@ -707,7 +691,9 @@ def restore(hosts: list[str]) -> None:
             die(f"{host} has no snapshot")
     cut(hosts)
     STATE.mkdir(parents=True, exist_ok=True)
-    copy_snapshot(NAME, hosts)
+    copy_disks(hosts, SNAPSHOTS / NAME, STATE)
+    if (SNAPSHOTS / NAME / "secrets").exists():
+        run("cp", "--archive", SNAPSHOTS / NAME / "secrets", STATE)
     up(hosts)
 
 

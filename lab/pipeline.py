@@ -130,6 +130,11 @@ class Airflow:
         """Return the instance of a task in a run."""
         return self.call("GET", f"/api/v2/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}/taskInstances/{task}")
 
+    def worker(self, name: str) -> dict:
+        """Return an edge worker as the Edge page has it; raises KeyError when it has none of this name."""
+        workers = self.call("GET", "/edge_worker/ui/worker")["workers"]
+        return {worker["worker_name"]: worker for worker in workers}[name]
+
     def result(self, run: dict, task: str):
         """Return what a task returned."""
         path = f"/api/v2/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}/taskInstances/{task}/xcomEntries/return_value"

@@ -43,6 +43,7 @@ def test_out1_and_edge2_are_no_part_of_the_site_and_are_not_left_running(monkeyp
 def test_hosts_that_run_are_not_booted_when_one_is_too_busy_to_answer_at_once(monkeypatch, capsys):
     answers = {host: [True] for host in lab.SITE} | {"main1": [True, False]}
     monkeypatch.setattr(lab, "pid_of", lambda host: 1)
+    monkeypatch.setattr(lab, "power_on", pytest.fail)
     monkeypatch.setattr(lab, "is_ready", lambda host: answers[host].pop())
     lab.up(lab.SITE)
     assert not any(answers.values()), "all have answered"

@@ -53,8 +53,7 @@ def answers(airflow):
 
 
 def worker(airflow):
-    [worker] = airflow.call("GET", "/edge_worker/ui/worker")["workers"]
-    return worker
+    return airflow.worker("edge1")
 
 
 def first_tries(airflow, run):
