@@ -14,7 +14,7 @@ export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 # next one boots, where only one thing is done at a time.
 SCENARIOS := $(addprefix molecule-,site default airflow_edge outages security nas airflow_dags redis mysql preflight)
 MORE := $(addprefix molecule-,feeds long rotation celery proxy endurance)
-.PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) prove lock audit stop clean distclean
+.PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) destroy prove lock audit stop clean distclean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,7 +33,8 @@ lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are th
 	ruff check
 	ruff format --check
 	@# Beside the roles' READMEs: each takes one CPU, which the labs of `make test` need more.
-	nice ansible-lint --offline --strict & \
+	@echo ansible-lint --offline --strict; \
+	nice ansible-lint --offline --strict & trap "kill $$! 2>/dev/null" EXIT; \
 	mkdir -p .cache; for role in roles/*/; do \
 	    nice ansible-docsmith validate --config .ansible-docsmith.toml $$role >.cache/docsmith 2>&1 && \
 	    nice ansible-docsmith generate --config .ansible-docsmith.toml --check $$role >.cache/docsmith 2>&1 || \
@@ -52,21 +53,25 @@ molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs o
 	@# What failed is said again at the end: the scenarios' lines are mixed.
 	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS) || { \
 	    $(FAILURES) .cache/molecule-*.log | tail -n 150; failed=1; }; \
-	    for lab in default roles; do LAB=$$lab python lab/lab.py destroy; done; exit $${failed:-0}
+	    $(MAKE) --no-print-directory destroy; exit $${failed:-0}
+
+# By itself: what calls make is run by `make -n`, too.
+destroy:
+	@for lab in default roles; do LAB=$$lab python lab/lab.py destroy; done
 
 FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )'
 
 # A site, a new edge host beside it and the roles' hosts, when /dev/shm has the memory: so many keep two cores busy.
 JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 15) ? 1 : 3}')
-# To boot a site takes minutes: one after another goes on with that of default. airflow_edge brings a host of its own.
+# To boot a site takes minutes: airflow_edge, which brings a host of its own, outages and security go on with that of default.
 SCENARIO_site := default
 SCENARIO_long := outages
 molecule-default molecule-airflow_edge: molecule-site
 molecule-outages: molecule-default molecule-airflow_edge
 molecule-security: molecule-outages
-molecule-outages: export PYTEST_ADDOPTS := -m 'not long'
-molecule-long: export PYTEST_ADDOPTS := -m long
-# The other roles follow each other in one lab, each on hosts that do not have it. They end first, so they can wait.
+PYTEST_outages := -m 'not long'
+PYTEST_long := -m long
+# The other roles follow each other in one lab, each on hosts that do not have it. They need less time, and let the site go first.
 molecule-airflow_dags: molecule-nas
 molecule-redis: molecule-airflow_dags
 molecule-mysql: molecule-redis
@@ -82,7 +87,7 @@ COMMANDS_preflight := "test --destroy never" destroy
 $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	@# Molecule remembers a scenario that was interrupted, and would leave steps out. Its colours bring frames with them.
 	@mkdir -p .cache; molecule reset --scenario-name $(or $(SCENARIO_$*),$*) >.cache/$@.log 2>&1 || { cat .cache/$@.log; exit 1; }
-	@export LAB=$(or $(LAB_OF_$*),$*) NO_COLOR=1; \
+	@export LAB=$(or $(LAB_OF_$*),$*) NO_COLOR=1 PYTEST_ADDOPTS="$(PYTEST_$*) $$PYTEST_ADDOPTS"; \
 	    for command in $(or $(COMMANDS_$*),test); do \
 	        $(NICE_$*) molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) 2>&1 || exit 1; \
 	    done | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \

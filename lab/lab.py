@@ -524,12 +524,15 @@ def write_ssh_config() -> None:
     if not key.exists():
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lab {NAME}", "-f", key)
     blocks = "".join(f"Host {host}\n  HostName {address(host)}\n" for host in HOSTS)
-    SSH_CONFIG.write_text(
+    # In one go: tests of another scenario may be using it.
+    partial = SSH_CONFIG.with_suffix(".partial")
+    partial.write_text(
         f"{blocks}Host {' '.join(HOSTS)}\n  User root\n  IdentityFile {key}\n  IdentitiesOnly yes\n"
         f"  UserKnownHostsFile {STATE}/known_hosts\n  StrictHostKeyChecking accept-new\n  LogLevel ERROR\n"
         # A connection that is kept open to a host that has gone must not be waited for; a busy one may be slow.
         "  ServerAliveInterval 5\n  ServerAliveCountMax 6\n"
     )
+    partial.rename(SSH_CONFIG)
     if "SUDO_UID" in os.environ:
         for path in (STATE.parent, STATE, key, key.with_suffix(".pub"), SSH_CONFIG):
             os.chown(path, int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"]))
@@ -565,7 +568,7 @@ def boot(host: str) -> None:
         )  # fmt: skip
     os.sched_setaffinity(process.pid, {least_busy_cpu(host)})
     # A host has a session of its own: where sessions share the CPUs (autogroup), `nice` says nothing to the others.
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         Path(f"/proc/{process.pid}/autogroup").write_text(f"{os.nice(0)}\n")
     (STATE / f"{host}.pid").write_text(f"{process.pid}\n")
 

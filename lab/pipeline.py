@@ -132,8 +132,10 @@ class Airflow:
 
     def worker(self, name: str) -> dict:
         """Return an edge worker as the Edge page has it; raises KeyError when it has none of this name."""
-        workers = self.call("GET", "/edge_worker/ui/worker")["workers"]
-        return {worker["worker_name"]: worker for worker in workers}[name]
+        workers = {worker["worker_name"]: worker for worker in self.call("GET", "/edge_worker/ui/worker")["workers"]}
+        if name not in workers:
+            raise KeyError(f"there is no edge worker {name}, but {sorted(workers)}")
+        return workers[name]
 
     def result(self, run: dict, task: str):
         """Return what a task returned."""

@@ -4,16 +4,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pipeline import until
+from pipeline import ENDED, until
 
 PASSWORD = "of the tests' database"  # noqa: S105
 
 
 @pytest.fixture(scope="module")
-def put(edge1, main1, airflow, dags_of_the_tests):
+def put(nas1, edge1, main1, airflow, dags_of_the_tests):
     """Put a day's file on the service, from which the feed brings it to the database of the tests."""
     edge1.check_output(
-        "mkdir -p /srv/service && systemd-run --unit=service --collect"
+        "mkdir -p /srv/service && systemd-run --unit=foreign-service --collect"
         " python3 -m http.server --bind 127.0.0.1 --directory /srv/service 8000"
     )
     account = "'loader'@'127.0.0.1'"
@@ -35,11 +35,16 @@ def put(edge1, main1, airflow, dags_of_the_tests):
         edge1.check_output(f"printf %s > /srv/service/{day:%Y%m%d}.csv", text)
 
     yield put
-    airflow.call("PATCH", "/api/v2/dags/foreign_rates_fetch", {"is_paused": True})
+    # So that the same day can be fetched again, and nothing comes in between of other tests.
+    for dag in ("foreign_rates_fetch", "foreign_rates_load"):
+        until(lambda dag=dag: airflow.states(dag) <= set(ENDED))
+        airflow.call("PATCH", f"/api/v2/dags/{dag}", {"is_paused": True})
+        airflow.call("DELETE", f"/api/v2/dags/{dag}")
+    nas1.check_output("rm -r /srv/filestorage/foreign_rates")
     for name in connections:
         airflow.call("DELETE", f"/api/v2/connections/{name}")
     main1.check_output("mysql --execute %s", f"DROP DATABASE warehouse; DROP USER {account}")
-    edge1.check_output("systemctl stop service.service")
+    edge1.check_output("systemctl stop foreign-service.service")
 
 
 def test_each_version_of_a_days_file_is_in_the_table_once(airflow, fetch, loaded, query, put, nas1):
@@ -57,7 +62,7 @@ def test_each_version_of_a_days_file_is_in_the_table_once(airflow, fetch, loaded
     assert loaded("foreign_rates", day) == [first]
     rows = f"SELECT id, name FROM foreign_rates WHERE feed_day = '{day}' ORDER BY id"
     assert query(rows) == [("1", "one"), ("2", "two")]
-    [(reason,)] = query("SELECT reason FROM feed_rejects")
+    [(reason,)] = query(f"SELECT reason FROM feed_rejects WHERE path LIKE '%{day:%Y%m%d}.csv'")
     assert "Incorrect integer value: 'x'" in reason
     manifest = airflow.result(run, "fetch")
     on_nas = manifest["path"].replace("/opt/airflow/filestorage", "/srv/filestorage")
