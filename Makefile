@@ -66,9 +66,9 @@ JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print 
 # To boot a site takes minutes: airflow_edge, which brings a host of its own, outages and security go on with that of default.
 SCENARIO_site := default
 SCENARIO_long := outages
-molecule-default molecule-airflow_edge: molecule-site
-molecule-outages: molecule-default molecule-airflow_edge
-molecule-security: molecule-outages
+molecule-default: molecule-site
+molecule-airflow_edge molecule-outages: molecule-default
+molecule-security: molecule-airflow_edge molecule-outages
 PYTEST_outages := -m 'not long'
 PYTEST_long := -m long
 # The other roles follow each other in one lab, each on hosts that do not have it. They need less time, and let the site go first.
