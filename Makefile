@@ -71,13 +71,13 @@ molecule-airflow_edge molecule-outages: molecule-default
 molecule-security: molecule-airflow_edge molecule-outages
 PYTEST_outages := -m 'not long'
 PYTEST_long := -m long
-# The other roles follow each other in one lab, each on hosts that do not have it. They need less time, and let the site go first.
+# The other roles follow each other in one lab, each on hosts that do not have it.
 molecule-airflow_dags: molecule-nas
 molecule-redis: molecule-airflow_dags
 molecule-mysql: molecule-redis
 molecule-preflight: molecule-mysql
 $(foreach scenario,site airflow_edge outages security,$(eval LAB_OF_$(scenario) := default))
-$(foreach scenario,nas airflow_dags redis mysql preflight,$(eval LAB_OF_$(scenario) := roles)$(eval NICE_$(scenario) := nice -n 5))
+$(foreach scenario,nas airflow_dags redis mysql preflight,$(eval LAB_OF_$(scenario) := roles))
 COMMANDS_site := destroy create check converge idempotence side-effect
 $(foreach scenario,default outages,$(eval COMMANDS_$(scenario) := verify))
 COMMANDS_security := verify destroy
@@ -89,7 +89,7 @@ $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	@mkdir -p .cache; molecule reset --scenario-name $(or $(SCENARIO_$*),$*) >.cache/$@.log 2>&1 || { cat .cache/$@.log; exit 1; }
 	@export LAB=$(or $(LAB_OF_$*),$*) NO_COLOR=1 PYTEST_ADDOPTS="$(PYTEST_$*) $$PYTEST_ADDOPTS"; \
 	    for command in $(or $(COMMANDS_$*),test); do \
-	        $(NICE_$*) molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) 2>&1 || exit 1; \
+	        molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) 2>&1 || exit 1; \
 	    done | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \
 	    $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
 

@@ -567,9 +567,6 @@ def boot(host: str) -> None:
             cwd=STATE, env=os.environ | {"TMPDIR": "/dev/shm"},  # noqa: S108 - UML wants its memory on a tmpfs
         )  # fmt: skip
     os.sched_setaffinity(process.pid, {least_busy_cpu(host)})
-    # A host has a session of its own: where sessions share the CPUs (autogroup), `nice` says nothing to the others.
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{process.pid}/autogroup").write_text(f"{os.nice(0)}\n")
     (STATE / f"{host}.pid").write_text(f"{process.pid}\n")
 
 
