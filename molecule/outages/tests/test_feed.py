@@ -35,7 +35,7 @@ def put(nas1, edge1, main1, airflow, dags_of_the_tests):
         edge1.check_output(f"printf %s > /srv/service/{day:%Y%m%d}.csv", text)
 
     yield put
-    # So that the same day can be fetched again, and nothing comes in between of other tests.
+    # So that the same day can be fetched again, and no run of it disturbs other tests.
     for dag in ("foreign_rates_fetch", "foreign_rates_load"):
         until(lambda dag=dag: airflow.states(dag) <= set(ENDED))
         airflow.call("PATCH", f"/api/v2/dags/{dag}", {"is_paused": True})
