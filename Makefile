@@ -32,9 +32,10 @@ lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are th
 	yamllint --strict .
 	ruff check
 	ruff format --check
-	@# Beside the roles' READMEs: each takes one CPU, which the labs of `make test` need more.
+	@# Two halves, beside each other: each takes one CPU, which the labs of `make test` need more.
 	@echo ansible-lint --offline --strict; \
-	nice ansible-lint --offline --strict & trap "kill $$! 2>/dev/null" EXIT; \
+	nice ansible-lint -q --offline --strict --exclude roles & trap "kill $$! 2>/dev/null" EXIT; \
+	nice ansible-lint -q --offline --strict roles || failed=1; \
 	mkdir -p .cache; for role in roles/*/; do \
 	    nice ansible-docsmith validate --config .ansible-docsmith.toml $$role >.cache/docsmith 2>&1 && \
 	    nice ansible-docsmith generate --config .ansible-docsmith.toml --check $$role >.cache/docsmith 2>&1 || \
@@ -67,14 +68,15 @@ JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print 
 SCENARIO_site := default
 SCENARIO_long := outages
 molecule-default: molecule-site
-molecule-airflow_edge molecule-outages: molecule-default
-molecule-security: molecule-airflow_edge molecule-outages
+molecule-airflow_edge: molecule-site
+molecule-outages: molecule-default molecule-airflow_edge
+molecule-security: molecule-outages
 PYTEST_outages := -m 'not long'
 PYTEST_long := -m long
-# The other roles follow each other in one lab, each on hosts that do not have it.
+# The other roles follow each other in one lab, each on hosts that do not have it. The last two go beside outages, which wait.
 molecule-airflow_dags: molecule-nas
 molecule-redis: molecule-airflow_dags
-molecule-mysql: molecule-redis
+molecule-mysql: molecule-redis molecule-airflow_edge molecule-default
 molecule-preflight: molecule-mysql
 $(foreach scenario,site airflow_edge outages security,$(eval LAB_OF_$(scenario) := default))
 $(foreach scenario,nas airflow_dags redis mysql preflight,$(eval LAB_OF_$(scenario) := roles))
