@@ -130,6 +130,12 @@ class Airflow:
         """Return the instance of a task in a run."""
         return self.call("GET", f"/api/v2/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}/taskInstances/{task}")
 
+    def sick(self) -> dict:
+        """Return those components of the main server that do not tell that they live, and what is known of each."""
+        health = self.call("GET", "/api/v2/monitor/health")
+        parts = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+        return {part: health[part] for part in parts if health[part]["status"] != "healthy"}
+
     def worker(self, name: str) -> dict:
         """Return an edge worker as the Edge page has it; raises KeyError when it has none of this name."""
         workers = {worker["worker_name"]: worker for worker in self.call("GET", "/edge_worker/ui/worker")["workers"]}

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import date, datetime
 from itertools import chain
 from math import isfinite
@@ -143,28 +143,28 @@ def _database(feed: Feed):
     """
     from airflow.providers.mysql.hooks.mysql import MySqlHook
 
-    try:
-        connection = MySqlHook(mysql_conn_id=feed.load.connection).get_conn()
-        with closing(connection.cursor()) as cursor:
-            connection.autocommit(False)
-            connection.set_character_set("utf8mb4")
-            # A value that does not fit is an error, not a truncated one.
-            cursor.execute(
-                "SET SESSION sql_mode = 'TRADITIONAL', wait_timeout = %s, innodb_lock_wait_timeout = %s",
-                (SILENCE, PATIENCE),
-            )
-            cursor.execute(LEDGER)
-            cursor.execute(REJECTS)
-    except AirflowNotFoundException as error:
-        raise AirflowFailException(f"load.connection: {feed.load.connection} is not there: add it") from error
-    except Exception as error:
-        if _code(error) not in FINAL:
-            raise
-        raise AirflowFailException(
-            f"load.connection: {feed.load.connection}: {error}. Correct it, or give its user SELECT, INSERT, UPDATE,"
-            " DELETE and CREATE on the schema"
-        ) from error
-    with closing(connection):
+    with ExitStack() as stack:
+        try:
+            connection = stack.enter_context(closing(MySqlHook(mysql_conn_id=feed.load.connection).get_conn()))
+            with closing(connection.cursor()) as cursor:
+                connection.autocommit(False)
+                connection.set_character_set("utf8mb4")
+                # A value that does not fit is an error, not a truncated one.
+                cursor.execute(
+                    "SET SESSION sql_mode = 'TRADITIONAL', wait_timeout = %s, innodb_lock_wait_timeout = %s",
+                    (SILENCE, PATIENCE),
+                )
+                cursor.execute(LEDGER)
+                cursor.execute(REJECTS)
+        except AirflowNotFoundException as error:
+            raise AirflowFailException(f"load.connection: {feed.load.connection} is not there: add it") from error
+        except Exception as error:
+            if _code(error) not in FINAL:
+                raise
+            raise AirflowFailException(
+                f"load.connection: {feed.load.connection}: {error}. Correct it, or give its user SELECT, INSERT,"
+                " UPDATE, DELETE and CREATE on the schema"
+            ) from error
         connection.commit()
         yield connection
 

@@ -9,6 +9,7 @@ import json
 import lzma
 import os
 import resource
+import sys
 import threading
 import time
 import zipfile
@@ -16,6 +17,7 @@ from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import asyncssh
 import pytest
@@ -902,3 +904,14 @@ def test_a_nas_that_does_not_answer_is_not_an_empty_one(feed, filestorage, monke
     for use in (fetch.manifests, load.remove_old_files):
         with pytest.raises(OSError, match="Stale file handle"):
             use(small)
+
+
+@pytest.mark.parametrize("number", [1044, 2013])
+def test_a_database_that_refuses_is_not_left_connected(feed, monkeypatch, number):
+    connection = MagicMock()
+    connection.cursor.return_value.execute.side_effect = Exception(number, "no")
+    hook = SimpleNamespace(MySqlHook=lambda **_: SimpleNamespace(get_conn=lambda: connection))
+    monkeypatch.setitem(sys.modules, "airflow.providers.mysql.hooks.mysql", hook)
+    with pytest.raises(Exception, match="no"), load._database(feed()):
+        pass
+    connection.close.assert_called_once_with()

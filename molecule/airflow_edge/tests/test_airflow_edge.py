@@ -1,18 +1,8 @@
 """The role airflow_edge on a new host without a NAS, after it had been run with another name and another queue."""
 
-import pytest
-
 from pipeline import until
 
 UNIT = "airflow-edge-worker.service"
-
-
-@pytest.fixture
-def workers(airflow):
-    def workers():
-        return {worker["worker_name"]: worker for worker in airflow.call("GET", "/edge_worker/ui/worker")["workers"]}
-
-    return workers
 
 
 def test_it_runs_now_and_at_boot(edge2):
@@ -20,14 +10,14 @@ def test_it_runs_now_and_at_boot(edge2):
     assert edge2.service(UNIT).is_enabled
 
 
-def test_the_main_server_knows_it_by_its_new_name_and_queues(workers):
-    worker = until(lambda: (w := workers()["alone"])["state"] == "idle" and w)
+def test_the_main_server_knows_it_by_its_new_name_and_queues(airflow):
+    worker = until(lambda: (w := airflow.worker("alone"))["state"] == "idle" and w)
     assert sorted(worker["queues"]) == ["alone_queue", "another_queue"]
     assert worker["sysinfo"]["concurrency"] == 2
 
 
-def test_its_old_name_does_not_work_any_more(workers):
-    assert until(lambda: workers()["before"]["state"] in ("offline", "unknown"))
+def test_its_old_name_does_not_work_any_more(airflow):
+    assert until(lambda: airflow.worker("before")["state"] in ("offline", "unknown"))
 
 
 def test_a_setting_that_is_no_longer_set_is_gone(edge2):
@@ -43,7 +33,7 @@ def test_what_was_changed_by_hand_is_put_right(edge2):
         assert "changed by hand" not in file.content_string
 
 
-def test_it_comes_back_after_a_crash(edge2, workers):
+def test_it_comes_back_after_a_crash(airflow, edge2):
     """Its name is taken for five heartbeats; until then the main server refuses it, and it tries again."""
 
     def process():
@@ -54,18 +44,18 @@ def test_it_comes_back_after_a_crash(edge2, workers):
     # It writes its number when it is registered.
     until(lambda: process() not in (before, "0"), 180)
     until(lambda: edge2.run("cat /run/airflow-edge-worker/worker.pid").stdout.strip() == process(), 180)
-    assert until(lambda: workers()["alone"]["state"] == "idle", 60)
+    assert until(lambda: airflow.worker("alone")["state"] == "idle", 60)
 
 
-def test_a_stop_tells_the_main_server(edge2, workers):
+def test_a_stop_tells_the_main_server(airflow, edge2):
     edge2.check_output(f"systemctl stop {UNIT}")
     try:
-        assert until(lambda: workers()["alone"]["state"] == "offline")
+        assert until(lambda: airflow.worker("alone")["state"] == "offline")
         # A crash would look different: exit code 0 is an orderly end.
         assert edge2.check_output(f"systemctl show --property=Result --value {UNIT}") == "success"
     finally:
         edge2.check_output(f"systemctl start {UNIT}")
-    assert until(lambda: workers()["alone"]["state"] == "idle", 60)
+    assert until(lambda: airflow.worker("alone")["state"] == "idle", 60)
 
 
 def test_logs_are_given_to_the_user_and_not_what_a_task_has_put_a_link_to(edge2):

@@ -96,6 +96,21 @@ def test_names_as_long_as_airflow_allows(airflow, main1):
     assert restarts == "0", f"the scheduler died {restarts} times"
 
 
+def test_a_worker_leaves_another_share_in_the_place_of_the_nas(airflow, edge1):
+    """The file .nas says which share it is; nothing is written without it."""
+    # What a worker finds when it starts is right, for it: it has to have looked. Before the tests that restart it:
+    # where it was stopped while it started, its name is taken for five heartbeats.
+    until(lambda: worker(airflow)["state"] == "idle" and "status_text" not in worker(airflow)["sysinfo"], 180)
+    edge1.check_output("mkdir -p /run/other && mount --bind /run/other /opt/airflow/filestorage")
+    try:
+        until(lambda: worker(airflow)["state"].startswith("maintenance"))
+        assert ".nas is gone: it is another share" in worker(airflow)["sysinfo"]["status_text"]
+    finally:
+        # Its watch may be looking at this moment.
+        edge1.check_output("umount --lazy /opt/airflow/filestorage")
+    until(lambda: worker(airflow)["state"] == "idle")
+
+
 def test_a_stop_lets_running_tasks_end(airflow, slow, main1, edge1):
     run = slow(15)
     edge1.check_output(f"systemctl stop --no-block {EDGE}")
@@ -182,21 +197,6 @@ def test_a_nas_that_hangs_fails_no_task_and_gets_no_more(airflow, slow, nas1, ma
     # A Celery worker that loses its broker begins with the queues that it remembers.
     main1.check_output("systemctl restart redis-server.service")
     assert first_tries(airflow, airflow.follow(slow(1))) == ["success", "success"]
-
-
-def test_a_worker_leaves_another_share_in_the_place_of_the_nas(airflow, edge1):
-    """The file .nas says which share it is; nothing is written without it."""
-    # What a worker finds when it starts is right, for it: it has to have looked. Where it was stopped while it started,
-    # its name is taken for five heartbeats.
-    until(lambda: worker(airflow)["state"] == "idle" and "status_text" not in worker(airflow)["sysinfo"], 180)
-    edge1.check_output("mkdir -p /run/other && mount --bind /run/other /opt/airflow/filestorage")
-    try:
-        until(lambda: worker(airflow)["state"].startswith("maintenance"))
-        assert ".nas is gone: it is another share" in worker(airflow)["sysinfo"]["status_text"]
-    finally:
-        # Its watch may be looking at this moment.
-        edge1.check_output("umount --lazy /opt/airflow/filestorage")
-    until(lambda: worker(airflow)["state"] == "idle")
 
 
 @pytest.mark.long
