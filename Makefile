@@ -34,7 +34,7 @@ lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are th
 	ruff format --check
 	@# Two halves, beside each other: each takes one CPU, which the labs of `make test` need more.
 	@echo ansible-lint --offline --strict; \
-	nice ansible-lint -q --offline --strict --exclude roles & trap "kill $$! 2>/dev/null" EXIT; \
+	nice ansible-lint -q --offline --strict --exclude roles & trap "kill $$! 2>/dev/null" EXIT; trap "exit 130" INT; \
 	nice ansible-lint -q --offline --strict roles || failed=1; \
 	mkdir -p .cache; for role in roles/*/; do \
 	    nice ansible-docsmith validate --config .ansible-docsmith.toml $$role >.cache/docsmith 2>&1 && \
@@ -73,10 +73,11 @@ molecule-outages: molecule-default molecule-airflow_edge
 molecule-security: molecule-outages
 PYTEST_outages := -m 'not long'
 PYTEST_long := -m long
-# The other roles follow each other in one lab, each on hosts that do not have it. The last two go beside outages, which wait.
+# The other roles follow each other in one lab, each on hosts that do not have it. In `make test` the last two go beside outages,
+# which wait.
 molecule-airflow_dags: molecule-nas
 molecule-redis: molecule-airflow_dags
-molecule-mysql: molecule-redis molecule-airflow_edge molecule-default
+molecule-mysql: molecule-redis $(filter molecule-default molecule-airflow_edge,$(MAKECMDGOALS))
 molecule-preflight: molecule-mysql
 $(foreach scenario,site airflow_edge outages security,$(eval LAB_OF_$(scenario) := default))
 $(foreach scenario,nas airflow_dags redis mysql preflight,$(eval LAB_OF_$(scenario) := roles))
