@@ -1,12 +1,50 @@
 """What somebody may have changed by hand since site.yml ran: each failure names it."""
 
+import hashlib
 import re
+from pathlib import Path
 
 import pytest
 
 from attack import play
-from lab import STATE
+from lab import STATE, certificates
 from pipeline import until
+
+# Files in directories of which programs read all. Of no package are those of Debian's scripts and of the lab,
+DEBIANS = {
+    *(f"/etc/pam.d/common-{name}" for name in ("account", "auth", "password", "session", "session-noninteractive")),
+    "/etc/apparmor.d/local/usr.sbin.mysqld",
+    "/etc/apt/apt.conf.d/80lab",
+    "/etc/apt/apt.conf.d/99mmdebstrap",
+    "/etc/apt/preferences.d/unstable",
+    "/etc/apt/sources.list.d/unstable.list",
+    "/etc/dpkg/dpkg.cfg.d/99mmdebstrap",
+    "/etc/dpkg/dpkg.cfg.d/lab",
+    "/etc/ssh/sshd_config.d/lab.conf",
+    "/etc/systemd/system/lab-seed.service",
+    *map(str, certificates()),
+}
+# and these, of site.yml.
+WITH_AIRFLOW = {
+    "/etc/systemd/system/airflow-.service.d/sandbox.conf",
+    "/etc/systemd/system/airflow.target",
+    "/etc/systemd/system/nas-mount-again@.service",
+    "/etc/systemd/system/opt-airflow-filestorage.mount",
+    "/usr/local/sbin/airflow",
+    "/usr/local/share/ca-certificates/airflow-1.crt",
+}
+COMPONENTS = ("api-server", "celery-worker", "dag-processor", "migrations", "scheduler", "triggerer")
+OURS = {
+    "nas1": {"/etc/exports.d/airflow.exports", "/etc/nfs.conf.d/airflow.conf"},
+    "main1": {
+        *WITH_AIRFLOW,
+        *(f"/etc/systemd/system/airflow-{name}.service" for name in COMPONENTS),
+        "/etc/mysql/mysql.conf.d/zz-airflow.cnf",
+        "/etc/nginx/conf.d/airflow.conf",
+        "/etc/systemd/system/nginx.service.d/airflow.conf",
+    },
+    "edge1": {*WITH_AIRFLOW, "/etc/systemd/system/airflow-edge-worker.service"},
+}
 
 
 def mysql(main1, query):
@@ -57,6 +95,47 @@ def test_units_run_as_their_files_say(nas1, main1, edge1):
             assert has.get("FreezerState", "running") == "running", f"{has['Id']} is {has['FreezerState']}"
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_no_configuration_is_of_somebody_else(request, name):
+    """A file beside ours can win over it now, or after the next restart; a timer can remove what is on the NAS."""
+    host = request.getfixturevalue(name)
+    packages = "dpkg-query --show --showformat '${Conffiles}\\n' | awk 'NF == 2 {print $2 \"  \" $1}'"
+    changed = host.run(f"({packages}; cat /var/lib/ucf/hashfile) | md5sum --check --quiet").stdout.splitlines()
+    # What site.yml writes to it is the next test's.
+    changed = {line.split(":")[0] for line in changed} - {"/etc/redis/redis.conf"}
+    assert changed == set(), f"changed by hand on {name}: {changed}"
+    places = "/etc/*.d /etc/*/*.d /etc/systemd /etc/nginx/sites-enabled/* /etc/cron* /var/spool/cron /usr/local"
+    # A file of a package is there twice at least.
+    owned = "cat /var/lib/dpkg/info/*.list /var/lib/dpkg/info/*.list"
+    found = host.run(f"(find -H {places} -type f; {owned}) | sort | uniq --unique").stdout.split()
+    assert set(found) - DEBIANS == OURS[name]
+    mounted = host.check_output("sed 's/#.*//' /etc/fstab").split()
+    assert mounted == [], f"/etc/fstab of {name} mounts {mounted}"
+    given = host.check_output("systemctl show-environment | cut -d = -f 1").split()
+    assert given == ["LANG", "PATH"], f"systemd of {name} gives units more of an environment: {given}"
+
+
+def test_redis_reads_our_directives_last(main1):
+    *others, last = main1.file("/etc/redis/redis.conf").content_string.splitlines(keepends=True)
+    assert last == "include /etc/redis/airflow.conf\n", f"/etc/redis/redis.conf ends with {last}"
+    digest = main1.check_output(
+        "dpkg-query --show --showformat '${Conffiles}' redis-server | grep /redis.conf"
+    ).split()[1]
+    assert hashlib.md5("".join(others).encode()).hexdigest() == digest, "changed by hand: /etc/redis/redis.conf"  # noqa: S324
+
+
+def test_airflow_has_no_plugins_or_policies_of_somebody(main1, edge1):
+    for name, host in (("main1", main1), ("edge1", edge1)):
+        # An edge worker makes a database that it does not use.
+        found = host.check_output("ls /opt/airflow | grep -v ^airflow.db").split()
+        assert set(found) <= {"config", "dags", "dags-releases", "filestorage", "logs", "venv", "venvs"}, (
+            f"{name}: {found}"
+        )
+        assert host.check_output("ls -A /opt/airflow/config").split() == ["nas_watch.py"], (
+            f"/opt/airflow/config of {name}"
+        )
+
+
 def test_no_process_is_stopped(nas1, main1, edge1):
     """Its unit is active all the same."""
     for name, host in (("nas1", nas1), ("main1", main1), ("edge1", edge1)):
@@ -76,12 +155,14 @@ def test_what_runs_would_start_again(nas1, main1, edge1):
     for command in ("nginx -q -t", "mysqld --validate-config --user=mysql"):
         done = main1.run(command)
         assert done.rc == 0, f"{command}: {done.stdout}{done.stderr}"
-    exported = nas1.check_output(
-        "cat /etc/exports /etc/exports.d/* | grep -v '^ *#' | cut -d ' ' -f 1 | sort -u"
-    ).split()
-    assert exported == ["/srv/filestorage"], f"after a reboot the NAS exports {exported}"
-    for host in (nas1, main1, edge1):
+    exported = nas1.check_output("sed 's/#.*//' /etc/exports").split()
+    assert exported == [], f"after a reboot the NAS exports {exported}, too"
+    for name, host in (("nas1", nas1), ("main1", main1), ("edge1", edge1)):
         assert host.check_output("systemctl get-default") in ("multi-user.target", "graphical.target")
+        assert host.service("ssh").is_enabled, f"after a reboot nobody gets into {name}: ssh.service is not enabled"
+        # 255, which it ends with, is what ssh says of itself.
+        done = host.run("sshd -t || exit 1")
+        assert done.rc == 0, f"after a reboot nobody gets into {name}: {done.stderr}"
 
 
 @pytest.mark.parametrize("name", ["main1", "edge1"])
@@ -110,6 +191,18 @@ def test_the_database_keeps_what_it_has_confirmed(main1):
     assert mysql(main1, f"SHOW GLOBAL STATUS LIKE '{name}'") == [(name, "ON")]
     persisted = mysql(main1, "SELECT * FROM performance_schema.persisted_variables")
     assert persisted == [], f"set by SET PERSIST, and in no file of the site: {persisted}"
+
+
+def test_the_database_does_nothing_by_itself(main1):
+    """No event or trigger changes what Airflow has written, no password ends, and no log grows with each query."""
+    for table in ("event", "trigger", "routine"):
+        where = f"information_schema.{table}s WHERE {table}_schema NOT IN ('sys', 'mysql')"
+        found = mysql(main1, f"SELECT {table}_schema, {table}_name FROM {where}")
+        assert found == [], f"{table}s in MySQL: {found}"
+    expiring = mysql(main1, "SELECT user, password_lifetime FROM mysql.user WHERE password_lifetime IS NOT NULL")
+    assert expiring == [], f"passwords of MySQL that end: {expiring}"
+    names = "@@GLOBAL.default_password_lifetime, @@GLOBAL.general_log"
+    assert mysql(main1, f"SELECT {names}") == [("0", "0")], names
 
 
 def test_the_broker_keeps_its_queue(main1):
@@ -144,6 +237,36 @@ def test_nobody_has_an_account_that_site_yml_did_not_make(airflow, main1, edge1)
         assert (listed, primary) == ("", "airflow"), f"in the group airflow of {name}: {listed} {primary}"
         groups = host.user("airflow").groups
         assert groups == ["airflow"], f"the user airflow of {name} is in the groups {groups}"
+
+
+def test_nobody_else_gets_into_a_host(nas1, main1, edge1):
+    for name, host in (("nas1", nas1), ("main1", main1), ("edge1", edge1)):
+        users = host.check_output("awk -F : '$3 == 0 || $3 >= 1000 {print $1}' /etc/passwd").split()
+        assert set(users) - {"nobody", "airflow"} == {"root"}, f"users of {name}: {users}"
+        passwords = host.check_output("awk -F : '$2 !~ /^[*!]/ {print $1}' /etc/shadow").split()
+        assert passwords == [], f"on {name} there is a password for {passwords}"
+        # There is no other home that sshd would look into.
+        keys = host.file("/root/.ssh/authorized_keys").content_string.splitlines()
+        assert keys == (STATE / "id_ed25519.pub").read_text().splitlines(), f"keys that {name} takes: {keys}"
+
+
+def test_the_edge_finds_its_way_out(edge1):
+    """To the services that it fetches from."""
+    done = edge1.run("ip route get 192.0.2.1")
+    assert done.rc == 0, f"edge1 has no route to other networks: {done.stderr}"
+    assert edge1.file("/etc/resolv.conf").content_string == Path("/etc/resolv.conf").read_text(), "resolv.conf of edge1"
+
+
+def test_every_file_on_the_nas_is_as_it_was_published(nas1):
+    program = (
+        "import hashlib, json, pathlib\n"
+        "for note in pathlib.Path('/srv/filestorage').rglob('.*.json'):\n"
+        "    file = note.with_name(note.name[1:].removesuffix('.json'))\n"
+        "    digest = json.loads(note.read_text())['sha256']\n"
+        "    if file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != digest: print(file)\n"
+    )
+    changed = nas1.check_output("python3 -c %s", program)
+    assert changed == "", f"changed after it was published: {changed}"
 
 
 def test_the_nas_says_that_it_is_this_one(nas1):

@@ -265,6 +265,8 @@ def test_a_consumer_is_not_paused_while_its_producer_runs(airflow):
     """Airflow drops events for a paused DAG. Both are paused until somebody unpauses them."""
     producer, consumer = (airflow.call("GET", f"/api/v2/dags/{name}_dag") for name in ("producer", "consumer"))
     assert producer["is_paused"] or not consumer["is_paused"], "consumer_dag is paused: it misses the producer's files"
+    forgotten = producer["is_paused"] and airflow.states("producer_dag")
+    assert not forgotten, "producer_dag is paused, and has run before: there are no more files"
 
 
 def test_the_edge_worker_is_healthy_in_the_ui(airflow):
