@@ -167,6 +167,8 @@ def test_the_nas_is_mounted_on_both_as_nfs_4_2(main1, edge1):
         assert mount.device == "nas1:/srv/filestorage"
         assert mount.filesystem == "nfs4"
         assert {"vers=4.2", "hard", "lookupcache=pos", "nosuid", "nodev", "noexec"} <= set(mount.options)
+        late = [option for option in mount.options if option.startswith(("ac", "nocto"))]
+        assert late == [], f"{name} sees late what others write: {late}"
 
 
 def test_what_one_host_writes_the_other_reads_at_once(main1, edge1):
