@@ -81,19 +81,20 @@ molecule-mysql: molecule-redis $(filter molecule-default molecule-airflow_edge,$
 molecule-preflight: molecule-mysql
 $(foreach scenario,site airflow_edge outages security,$(eval LAB_OF_$(scenario) := default))
 $(foreach scenario,nas airflow_dags redis mysql preflight,$(eval LAB_OF_$(scenario) := roles))
-COMMANDS_site := destroy create check converge idempotence side-effect
-$(foreach scenario,default outages,$(eval COMMANDS_$(scenario) := verify))
-COMMANDS_security := verify destroy
-COMMANDS_nas := destroy "test --destroy never"
-$(foreach scenario,airflow_edge airflow_dags redis mysql,$(eval COMMANDS_$(scenario) := "test --destroy never"))
-COMMANDS_preflight := "test --destroy never" destroy
+COMMANDS_site := check converge idempotence side-effect
+$(foreach scenario,default outages security,$(eval COMMANDS_$(scenario) := verify))
+$(foreach scenario,airflow_edge nas airflow_dags redis mysql preflight,$(eval COMMANDS_$(scenario) := "test --destroy never"))
 $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	@# Molecule remembers a scenario that was interrupted, and would leave steps out. Its colours bring frames with them.
-	@mkdir -p .cache; molecule reset --scenario-name $(or $(SCENARIO_$*),$*) >.cache/$@.log 2>&1 || { cat .cache/$@.log; exit 1; }
+	@rm -rf .cache/molecule/$*; mkdir -p .cache
 	@export LAB=$(or $(LAB_OF_$*),$*) NO_COLOR=1 PYTEST_ADDOPTS="$(PYTEST_$*) $$PYTEST_ADDOPTS"; \
+	    export MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$*; { \
+	    $(if $(filter site nas,$*),python lab/lab.py destroy;) \
 	    for command in $(or $(COMMANDS_$*),test); do \
-	        molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) 2>&1 || exit 1; \
-	    done | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \
+	        molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) || exit 1; \
+	    done; \
+	    $(if $(filter security preflight,$*),python lab/lab.py destroy;) \
+	    } 2>&1 | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \
 	    $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
 
 # As it is: a name may have an apostrophe.
