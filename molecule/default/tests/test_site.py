@@ -314,6 +314,21 @@ def test_the_file_is_on_the_nas_and_the_consumer_read_it(outcome, nas1):
     assert hashlib.sha256(text.encode()).hexdigest() == content.sha256sum
 
 
+def test_every_file_on_the_nas_is_as_it_was_published(outcome, nas1):
+    program = (
+        "import hashlib, json, pathlib\n"
+        "for note in pathlib.Path('/srv/filestorage').rglob('.*.json'):\n"
+        "    file = note.with_name(note.name[1:].removesuffix('.json'))\n"
+        "    if file.exists():\n"
+        "        digest = hashlib.sha256(file.read_bytes()).hexdigest()\n"
+        "        print(digest == json.loads(note.read_text())['sha256'], file)\n"
+    )
+    lines = nas1.check_output("python3 -c %s", program).splitlines()
+    changed = [line for line in lines if not line.startswith("True ")]
+    assert changed == [], f"changed after it was published: {changed}"
+    assert outcome["event"]["extra"]["path"].replace(FILESTORAGE, "/srv/filestorage") in {line[5:] for line in lines}
+
+
 def test_the_ui_shows_the_log_of_the_edge_task(airflow, outcome):
     log = airflow.log(outcome["producer"], "task_for_edge_worker")
     assert "task_for_edge_worker wrote /opt/airflow/filestorage/" in log
