@@ -452,26 +452,20 @@ def pid_of(host: str, state: Path = STATE) -> int | None:
 
 
 def least_busy_cpu(host: str) -> int:
-    """Return the CPU that has the fewest of the running hosts.
+    """Return the CPU that has the least of the running hosts, by the memory that they need.
 
     A host has one CPU: its kernel and its programs take turns. On two of this machine's CPUs, each turn wakes one that
     sleeps, and a system call takes eight times as long.
     """
-    # First those of the same name, such as the main servers of two sites; one without Airflow has touched less memory.
-    load = {cpu: [0, 0] for cpu in os.sched_getaffinity(0)}
+    load = dict.fromkeys(os.sched_getaffinity(0), 0)
     for path in STATE.parent.glob("*/*.pid"):
         # That of another lab may end at this moment.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if pid := pid_of(path.stem, path.parent):
                 for cpu in os.sched_getaffinity(pid) & set(load):
-                    load[cpu][0] += touched(pid) if path.stem == host else 0
-                    load[cpu][1] += HOSTS[path.stem].touches
-    return min(load, key=lambda cpu: load[cpu])
-
-
-def touched(pid: int) -> int:
-    """Return how many MB of its memory a host has touched by now."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+                    # Those of the same name count twice: they are busy at the same time, such as main servers.
+                    load[cpu] += HOSTS[path.stem].touches * (2 if path.stem == host else 1)
+    return min(load, key=load.get)
 
 
 def members(group: int) -> list[int]:

@@ -85,17 +85,41 @@ def test_a_snapshot_has_what_was_written_just_now_and_its_disks_fit_each_other(t
     assert order == [*((host, "sync") for host in lab.SITE), True]
 
 
-def test_the_main_servers_of_two_sites_have_a_cpu_each_whatever_the_roles_hosts_are(tmp_path, monkeypatch):
-    cpus = {}
-    monkeypatch.setattr(lab, "pid_of", lambda host, state: (state.name, host))
-    monkeypatch.setattr(lab, "touched", lambda pid: 500 if pid[0] == "roles" else 2000)
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: cpus.get(pid, {0, 1}))
-    for name in ("first", "roles", "second"):
-        monkeypatch.setattr(lab, "STATE", tmp_path / name)
-        for host in ("nas1", "main1", "edge1"):
-            cpu = lab.least_busy_cpu(host)
-            (tmp_path / name).mkdir(exist_ok=True)
-            (tmp_path / name / f"{host}.pid").touch()
-            cpus[name, host] = {cpu}
-    assert cpus["first", "main1"] != cpus["first", "edge1"]
-    assert cpus["first", "main1"] != cpus["second", "main1"] != cpus["second", "edge1"]
+@pytest.fixture
+def on_two_cpus(tmp_path, monkeypatch):
+    """Boot hosts of labs in an order, and return the CPU of each."""
+
+    def on_two_cpus(order):
+        cpus = {}
+        monkeypatch.setattr(lab, "pid_of", lambda host, state: f"{state.name}/{host}")
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: {cpus[pid]} if pid else {0, 1})
+        for name in order:
+            monkeypatch.setattr(lab, "STATE", (tmp_path / name).parent)
+            cpu = lab.least_busy_cpu(name.split("/")[1])
+            lab.STATE.mkdir(exist_ok=True)
+            (tmp_path / f"{name}.pid").touch()
+            cpus[name] = cpu
+        return cpus
+
+    return on_two_cpus
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "site/nas1 site/main1 site/edge1 roles/nas1 roles/edge1 site/edge2 roles/main1",
+        "roles/nas1 roles/edge1 site/nas1 site/main1 site/edge1 site/edge2 roles/main1",
+        "site/nas1 roles/nas1 site/main1 roles/edge1 site/edge1 site/edge2 roles/main1",
+    ],
+)
+def test_the_sites_main_server_shares_its_cpu_with_none_that_is_busy(on_two_cpus, order):
+    cpus = on_two_cpus(order.split())
+    beside = {name for name, cpu in cpus.items() if cpu == cpus["site/main1"]} - {"site/main1"}
+    assert beside <= {"site/nas1", "roles/nas1"}
+
+
+def test_the_main_servers_of_two_sites_have_a_cpu_each(on_two_cpus):
+    hosts = ("nas1", "main1", "edge1")
+    cpus = on_two_cpus([f"{name}/{host}" for name in ("first", "second") for host in hosts])
+    assert cpus["first/main1"] not in (cpus["first/edge1"], cpus["second/main1"])
+    assert cpus["second/main1"] != cpus["second/edge1"]
