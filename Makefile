@@ -73,8 +73,8 @@ molecule-outages: molecule-default molecule-airflow_edge
 molecule-security: molecule-outages
 PYTEST_outages := -m 'not long'
 PYTEST_long := -m long
-# The other roles follow each other in one lab, each on hosts that do not have it. In `make test` the last two go beside outages,
-# which wait.
+# The other roles follow each other in one lab, each on hosts that do not have it. In `make test` the last two go beside outages:
+# that one waits most of the time.
 molecule-airflow_dags: molecule-nas
 molecule-redis: molecule-airflow_dags
 molecule-mysql: molecule-redis $(filter molecule-default molecule-airflow_edge,$(MAKECMDGOALS))
@@ -89,11 +89,11 @@ $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	@rm -rf .cache/molecule/$*; mkdir -p .cache
 	@export LAB=$(or $(LAB_OF_$*),$*) NO_COLOR=1 PYTEST_ADDOPTS="$(PYTEST_$*) $$PYTEST_ADDOPTS"; \
 	    export MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$*; { \
-	    $(if $(filter site nas,$*),python lab/lab.py destroy;) \
+	    $(if $(filter site nas,$*),python lab/lab.py destroy || exit 1;) \
 	    for command in $(or $(COMMANDS_$*),test); do \
 	        molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) || exit 1; \
 	    done; \
-	    $(if $(filter security preflight,$*),python lab/lab.py destroy;) \
+	    $(if $(filter security preflight,$*),python lab/lab.py destroy || exit 1;) \
 	    } 2>&1 | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \
 	    $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
 

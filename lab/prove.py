@@ -38,14 +38,14 @@ def session() -> Airflow:
 def settled() -> bool:
     """Every component of the site is healthy, and the edge worker waits for tasks."""
     try:
-        healthy = not session().sick() and session().worker("edge1")["state"] == "idle"
+        return (
+            not session().sick()
+            and session().worker("edge1")["state"] == "idle"
+            and ssh("edge1", "test -e /run/airflow-edge-worker/worker.pid").returncode == 0
+            and len({ssh(host, "readlink /opt/airflow/dags").stdout for host in ("main1", "edge1")}) == 1
+        )
     except (OSError, RuntimeError, KeyError):
         return False
-    return (
-        healthy
-        and ssh("edge1", "test -e /run/airflow-edge-worker/worker.pid").returncode == 0
-        and len({ssh(host, "readlink /opt/airflow/dags").stdout for host in ("main1", "edge1")}) == 1
-    )
 
 
 def settle() -> None:
