@@ -49,7 +49,7 @@ test-units: .venv-dags/ready  ## contracts of the roles; unit tests of dags/ in 
 	nice python -m pytest tests/controller
 	nice .venv-dags/bin/python -m pytest tests/dags
 
-molecule: .venv/ready /usr/bin/chromedriver  ## the site and its roles on labs of their own: check, converge, idempotence, reboot, verify
+molecule: .venv/ready  ## the site and its roles on labs of their own: check, converge, idempotence, reboot, verify
 	@rm -f .cache/molecule-*.log
 	@# What failed is said again at the end: the scenarios' lines are mixed.
 	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS) || { \
@@ -67,7 +67,7 @@ JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print 
 # To boot a site takes minutes: airflow_edge, which brings a host of its own, outages and security go on with that of default.
 SCENARIO_site := default
 SCENARIO_long := outages
-molecule-default: molecule-site
+molecule-default: molecule-site /usr/bin/chromedriver
 molecule-airflow_edge: molecule-site
 molecule-outages: molecule-default molecule-airflow_edge
 molecule-security: molecule-outages
@@ -138,8 +138,8 @@ distclean: clean  ## remove the virtualenvs and caches, too
 	@.venv/bin/uv pip sync --quiet --python .venv --require-hashes requirements/controller.txt
 	@touch $@
 
-# A browser for the tests of the UI.
-/usr/bin/chromedriver:
+# A browser for the tests of the UI. In `make test` while the site is installed, but not while the lab installs packages, too.
+/usr/bin/chromedriver: | $(or $(filter lint test-units,$(MAKECMDGOALS)),molecule-site)
 	@echo "Installing chromium-driver"
 	@$(SUDO) apt-get update -qq
 	@$(SUDO) DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium-driver >/dev/null
