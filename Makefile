@@ -84,6 +84,7 @@ $(foreach scenario,nas airflow_dags redis mysql preflight,$(eval LAB_OF_$(scenar
 COMMANDS_site := check converge idempotence side-effect
 $(foreach scenario,default outages security,$(eval COMMANDS_$(scenario) := verify))
 $(foreach scenario,airflow_edge nas airflow_dags redis mysql preflight,$(eval COMMANDS_$(scenario) := "test --destroy never"))
+# The first scenario of a lab begins with a new one, the last removes it.
 $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	@# Molecule remembers a scenario that was interrupted, and would leave steps out. Its colours bring frames with them.
 	@rm -rf .cache/molecule/$*; mkdir -p .cache
