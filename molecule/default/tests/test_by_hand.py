@@ -6,7 +6,7 @@ import re
 import pytest
 
 from attack import play
-from lab import STATE, certificates
+from lab import STATE, address, certificates
 from pipeline import until
 
 # Files in directories of which programs read all. Of no package are those of Debian's scripts and of the lab,
@@ -19,8 +19,14 @@ DEBIANS = {
     "/etc/apt/sources.list.d/unstable.list",
     "/etc/dpkg/dpkg.cfg.d/99mmdebstrap",
     "/etc/dpkg/dpkg.cfg.d/lab",
+    "/etc/mysql/debian.cnf",
+    "/etc/mysql/my.cnf -> /etc/alternatives/my.cnf",
     "/etc/ssh/sshd_config.d/lab.conf",
+    "/etc/systemd/system/autovt@.service -> /usr/lib/systemd/system/getty@.service",
     "/etc/systemd/system/lab-seed.service",
+    "/etc/systemd/system/redis.service -> /usr/lib/systemd/system/redis-server.service",
+    "/etc/systemd/system/sshd.service -> /usr/lib/systemd/system/ssh.service",
+    "/usr/local/man -> share/man",
     *map(str, certificates()),
 }
 # and these, of site.yml.
@@ -74,24 +80,37 @@ def test_nothing_on_any_host_is_other_than_site_yml_would_have_it():
 
 
 def test_units_run_as_their_files_say(nas1, main1, edge1):
-    """A drop-in of somebody's own would win over them, and a changed file waits for daemon-reload."""
-    ours = {"airflow-.service.d/sandbox.conf", "nginx.service.d/airflow.conf"}
+    """A drop-in of somebody's own would win over them; a changed file waits for daemon-reload, or for a restart."""
+    reads = {
+        "nfs-server.service": "/etc/nfs.conf.d/airflow.conf",
+        "mysql.service": "/etc/mysql/mysql.conf.d/zz-airflow.cnf",
+        "redis-server.service": "/etc/redis/airflow.conf",
+    }
+    ours = {f"/etc/systemd/system/{name}.conf" for name in ("airflow-.service.d/sandbox", "nginx.service.d/airflow")}
     for host, units in (
         (nas1, "nfs-server.service"),
         (main1, "'airflow-*' mysql.service redis-server.service nginx.service opt-airflow-filestorage.mount"),
         (edge1, "'airflow-*' opt-airflow-filestorage.mount"),
     ):
-        names = "Id,FragmentPath,DropInPaths,NeedDaemonReload,FreezerState"
-        for unit in host.check_output(f"systemctl show --property={names} {units}").split("\n\n"):
+        names = "Id,FragmentPath,DropInPaths,NeedDaemonReload,FreezerState,ExecMainStartTimestamp"
+        for unit in host.check_output(f"systemctl show --timestamp=unix --property={names} {units}").split("\n\n"):
             has = dict(line.split("=", 1) for line in unit.splitlines())
-            paths = [path.removeprefix("/etc/systemd/system/") for path in has["DropInPaths"].split()]
+            drop_ins = set(has["DropInPaths"].split())
             # The distribution's are its own business.
-            others = {path for path in paths if not path.startswith(("/usr/lib/", "/run/systemd/generator"))} - ours
+            others = {path for path in drop_ins - ours if not path.startswith(("/usr/lib/", "/run/systemd/generator"))}
             assert others == set(), f"{has['Id']} has a drop-in: {others}"
             where = "/etc/" if "airflow" in has["Id"] else "/usr/lib/"
             assert has["FragmentPath"].startswith(where), f"{has['Id']} is {has['FragmentPath']}"
             assert has["NeedDaemonReload"] == "no", f"{has['Id']} was changed, without `systemctl daemon-reload`"
             assert has.get("FreezerState", "running") == "running", f"{has['Id']} is {has['FreezerState']}"
+            files = reads.get(has["Id"], "")
+            if has["Id"].startswith("airflow-"):
+                files = f"{has['FragmentPath']} {' '.join(ours & drop_ins)} /etc/airflow/airflow.env"
+            # Whoever puts a file back leaves the process with what the file said in between.
+            for line in host.check_output(f"stat --format '%Z %n' {files}").splitlines() if files else []:
+                changed, path = line.split()
+                started = has["ExecMainStartTimestamp"].removeprefix("@")
+                assert int(changed) <= int(started), f"{path} was changed after {has['Id']} had started"
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -99,16 +118,23 @@ def test_no_configuration_is_of_somebody_else(request, name):
     """A file beside ours can win over it now, or after the next restart; a timer can remove what is on the NAS."""
     host = request.getfixturevalue(name)
     packages = "dpkg-query --show --showformat '${Conffiles}\\n' | awk 'NF == 2 {print $2 \"  \" $1}'"
-    changed = host.run(f"({packages}; cat /var/lib/ucf/hashfile) | md5sum --check --quiet").stdout.splitlines()
+    units = "sed -n 's,  usr/lib/systemd/,  /usr/lib/systemd/,p' /var/lib/dpkg/info/*.md5sums"
+    changed = host.run(f"({packages}; {units}; cat /var/lib/ucf/hashfile) | md5sum --check --quiet").stdout.splitlines()
     changed = {line.split(":")[0] for line in changed}
     # What site.yml writes to that of Redis is the next test's.
     others = changed ^ ({"/etc/redis/redis.conf"} if name == "main1" else set())
     assert others == set(), f"changed by hand on {name}: {others}"
-    places = "/etc/*.d /etc/*/*.d /etc/systemd /etc/nginx/sites-enabled/* /etc/cron* /var/spool/cron /usr/local"
-    # A file of a package is there twice at least.
+    places = "/etc/*.d /etc/*/*.d /etc/systemd /etc/mysql /etc/my.cnf /etc/nginx /etc/cron* /var/spool/cron /usr/local"
+    places += " /usr/lib/systemd /run/systemd/transient/*.timer"
+    # What is enabled or masked is for other tests.
+    links = "-type l ! -lname /dev/null ! -path '*.wants/*' ! -path '*.requires/*' ! -path '/etc/rc?.d/*'"
+    # Lines of packages come twice at least, the others once, even where places overlap.
     owned = "cat /var/lib/dpkg/info/*.list /var/lib/dpkg/info/*.list"
-    found = host.run(f"(find -H {places} -type f; {owned}) | sort | uniq --unique").stdout.splitlines()
-    assert set(found) - DEBIANS == OURS[name]
+    found = host.run(
+        f"(find -H {places} -type f -o {links} | sort --unique; {owned}) | sort | uniq --unique"
+        " | tr '\\n' '\\0' | find -files0-from - -maxdepth 0 -printf '%p -> %l\\n'"
+    ).stdout.splitlines()
+    assert {line.removesuffix(" -> ") for line in found} - DEBIANS == OURS[name]
     mounted = host.check_output("sed 's/#.*//' /etc/fstab").split()
     assert mounted == [], f"/etc/fstab of {name} mounts {mounted}"
     given = host.check_output("systemctl show-environment | cut -d = -f 1").split()
@@ -136,12 +162,14 @@ def test_airflow_has_no_plugins_or_policies_of_somebody(main1, edge1):
         )
 
 
-def test_no_process_is_stopped(nas1, main1, edge1):
-    """Its unit is active all the same."""
+def test_no_process_is_stopped_or_somebody_elses(nas1, main1, edge1):
+    """The unit of one that is stopped is active all the same; a second scheduler takes tasks."""
     for name, host in (("nas1", nas1), ("main1", main1), ("edge1", edge1)):
-        lines = host.check_output("ps -eo state=,unit:40=,args=").splitlines()
+        lines = host.check_output("ps -eo state=,user=,unit:40=,args=").splitlines()
         stopped = [line for line in lines if line.startswith("T")]
         assert stopped == [], f"stopped by a signal on {name}: {stopped}"
+        others = [line for line in lines if line.split()[1] == "airflow" and not line.split()[2].startswith("airflow-")]
+        assert others == [], f"processes of the user airflow in no unit of the site on {name}: {others}"
 
 
 def test_what_was_killed_would_come_back(main1):
@@ -155,6 +183,12 @@ def test_what_runs_would_start_again(nas1, main1, edge1):
     for command in ("nginx -q -t", "mysqld --validate-config --user=mysql"):
         done = main1.run(command)
         assert done.rc == 0, f"{command}: {done.stdout}{done.stderr}"
+    for user, needs in (
+        ("mysql", "-w /var/lib/mysql -a -w /var/log/mysql"),
+        ("redis", "-r /etc/redis/redis.conf -a -r /etc/redis/airflow.conf -a -w /var/lib/redis -a -w /var/log/redis"),
+    ):
+        done = main1.run(f"setpriv --reuid={user} --regid={user} --init-groups test {needs}")
+        assert done.rc == 0, f"{user} would not start again: as that user `test {needs}` fails"
     exported = nas1.check_output("sed 's/#.*//' /etc/exports").split()
     assert exported == [], f"after a reboot the NAS exports {exported}, too"
     for name, host in (("nas1", nas1), ("main1", main1), ("edge1", edge1)):
@@ -172,14 +206,14 @@ def test_airflows_code_is_as_it_was_installed(request, name):
     program = (
         "import base64, hashlib, importlib.metadata as m\n"
         "for item in m.distributions():\n"
-        "    for file in item.files if item.name.startswith(('apache-airflow', 'celery')) else []:\n"
+        "    for file in item.files:\n"
         "        if file.hash and file.suffix == '.py':\n"
         "            digest = hashlib.new(file.hash.mode, file.read_binary()).digest()\n"
         "            if base64.urlsafe_b64encode(digest).decode().rstrip('=') != file.hash.value: print(file)\n"
     )
     changed = host.check_output("/opt/airflow/venv/bin/python -c %s", program)
     assert changed == "", f"changed by hand on {name}: {changed}"
-    newer = host.check_output("find /opt/airflow/venv/ -newer /opt/airflow/venv/.complete -type f ! -name '*.pyc'")
+    newer = host.check_output("find /opt/airflow/venv/ -newer /opt/airflow/venv/.complete ! -type d ! -name '*.pyc'")
     assert newer == "", f"written on {name} after the installation: {newer}"
 
 
@@ -193,27 +227,40 @@ def test_the_database_keeps_what_it_has_confirmed(main1):
     assert persisted == [], f"set by SET PERSIST, and in no file of the site: {persisted}"
 
 
-def test_the_database_does_nothing_by_itself(main1):
-    """Nothing changes what Airflow has written, no password ends, and no log grows with each query."""
+def test_the_database_does_nothing_by_itself_and_refuses_nobody(main1):
+    """Nobody changes what Airflow has written, no password ends, no log grows with each query, no limit is lower."""
     for table in ("event", "trigger", "routine"):
         where = f"information_schema.{table}s WHERE {table}_schema NOT IN ('sys', 'mysql')"
         found = mysql(main1, f"SELECT {table}_schema, {table}_name FROM {where}")
         assert found == [], f"{table}s in MySQL: {found}"
     expiring = mysql(main1, "SELECT user, password_lifetime FROM mysql.user WHERE password_lifetime IS NOT NULL")
     assert expiring == [], f"passwords of MySQL that end: {expiring}"
-    names = "@@GLOBAL.default_password_lifetime, @@GLOBAL.general_log"
-    assert mysql(main1, f"SELECT {names}") == [("0", "0")], names
+    limited = "max_questions + max_updates + max_connections + max_user_connections > 0"
+    assert mysql(main1, f"SELECT user FROM mysql.user WHERE {limited}") == [], "users of MySQL with limits"
+    values = {
+        "binlog_expire_logs_seconds": "2592000",
+        "default_password_lifetime": "0",
+        "general_log": "OFF",
+        "max_allowed_packet": "67108864",
+        "max_connections": "151",
+        "slow_query_log": "OFF",
+    }
+    names = ", ".join(f"'{name}'" for name in values)
+    assert dict(mysql(main1, f"SHOW GLOBAL VARIABLES WHERE variable_name IN ({names})")) == values
 
 
 def test_the_broker_keeps_its_queue(main1):
     """In a restart, and for want of memory; whatever somebody has set at runtime or behind the site's directives."""
-    words = redis(main1, "config get appendonly appendfsync maxmemory maxmemory-policy")
+    words = redis(main1, "config get appendonly appendfsync maxclients maxmemory maxmemory-policy")
     assert dict(zip(words[::2], words[1::2], strict=True)) == {
         "appendonly": "yes",
         "appendfsync": "everysec",
+        "maxclients": "10000",
         "maxmemory": "0",
         "maxmemory-policy": "noeviction",
     }
+    # When it cannot write, it takes nothing more.
+    assert {"rdb_last_bgsave_status:ok", "aof_last_write_status:ok"} <= set(redis(main1, "info persistence"))
 
 
 def test_nobody_has_an_account_that_site_yml_did_not_make(airflow, main1, edge1):
@@ -249,18 +296,29 @@ def test_nobody_else_gets_into_a_host(nas1, main1, edge1):
     for name, host in (("nas1", nas1), ("main1", main1), ("edge1", edge1)):
         users = host.check_output("awk -F : '$3 == 0 || $3 >= 1000 {print $1}' /etc/passwd").split()
         assert set(users) - {"nobody", "airflow"} == {"root"}, f"users of {name}: {users}"
+        shells = host.check_output("awk -F : '$7 !~ /(nologin|false|sync)$/ {print $1}' /etc/passwd").split()
+        assert shells == ["root"], f"users of {name} with a shell: {shells}"
         passwords = host.check_output("awk -F : '$2 !~ /^[*!]/ {print $1}' /etc/shadow").split()
         assert passwords == [], f"on {name} there is a password for {passwords}"
         keys = host.check_output("cat /root/.ssh/authorized_keys*").splitlines()
         assert keys == (STATE / "id_ed25519.pub").read_text().splitlines(), f"keys that {name} takes: {keys}"
 
 
-def test_the_edge_finds_its_way_out(edge1):
-    """To the services that it fetches from."""
-    done = edge1.run("ip route get 192.0.2.1")
-    assert done.rc == 0, f"edge1 has no route to other networks: {done.stderr}"
-    seeded = (STATE / "seed/edge1/etc/resolv.conf").read_text()
-    assert edge1.file("/etc/resolv.conf").content_string == seeded, "changed by hand: /etc/resolv.conf of edge1"
+def test_hosts_find_each_other_and_the_way_out(nas1, main1, edge1):
+    """Addresses are asked for at the next mount only; the way out is to the services that edge1 fetches from."""
+    for name, host in (("nas1", nas1), ("main1", main1), ("edge1", edge1)):
+        for path in ("/etc/hosts", "/etc/resolv.conf"):
+            seeded = (STATE / f"seed/{name}{path}").read_text()
+            assert host.file(path).content_string == seeded, f"changed by hand: {path} of {name}"
+        for other in OURS:
+            found = host.run(f"getent ahostsv4 {other}").stdout.split()
+            assert found[:1] == [address(other)], f"{name} finds {other} at {found}"
+        gateway = re.search(r"route add (default via \S+)", (STATE / f"seed/{name}/etc/lab-network").read_text())[1]
+        route = host.check_output("ip route show default")
+        assert route.startswith(f"{gateway} "), f"{name} has no route to other networks by its gateway: {route!r}"
+    # Debian's authorities: those of the services outside.
+    known = int(edge1.check_output("grep --count BEGIN /etc/ssl/certs/ca-certificates.crt"))
+    assert known > 100, f"edge1 knows {known} authorities"
 
 
 def test_the_nas_says_that_it_is_this_one(nas1):
@@ -283,12 +341,21 @@ def test_tasks_find_a_slot(airflow):
 
 def test_there_is_room_on_every_disk(nas1, main1, edge1):
     for name, host in (("nas1", nas1), ("main1", main1), ("edge1", edge1)):
-        for line in host.check_output("df --output=target,pcent,ipcent / /tmp /run | tail -n +2").splitlines():
+        for line in host.check_output("df --local --output=target,pcent,ipcent | tail -n +2").splitlines():
             place, *used = line.split()
-            space, inodes = (int(word.rstrip("%")) for word in used)
+            space, inodes = (int(word.rstrip("%").replace("-", "0")) for word in used)
             assert max(space, inodes) < 90, (
                 f"the disk of {name} is full: {space} % of the space of {place}, {inodes} % of its inodes"
             )
-    for name, host in (("main1", main1), ("edge1", edge1)):
-        done = host.run("setpriv --reuid=airflow --regid=airflow --clear-groups test -w /opt/airflow/logs")
+    others = nas1.check_output("find -ignore_readdir_race /srv/filestorage ! -uid 50000")
+    assert others == "", f"tasks cannot write to what is somebody else's on the NAS: {others}"
+    as_airflow = "setpriv --reuid=airflow --regid=airflow --clear-groups"
+    for name, host, unit in (("main1", main1, "airflow-celery-worker"), ("edge1", edge1, "airflow-edge-worker")):
+        done = host.run(f"{as_airflow} test -w /opt/airflow/logs")
         assert done.rc == 0, f"tasks of {name} cannot write their logs to /opt/airflow/logs"
+        others = host.check_output("find -ignore_readdir_race /opt/airflow/logs ! -user airflow")
+        assert others == "", f"tasks cannot write to what is somebody else's on {name}: {others}"
+        # The worker's own /tmp, which somebody who cleans up /tmp takes from it.
+        pid = host.check_output(f"systemctl show --property=MainPID --value {unit}")
+        done = host.run(f"nsenter --target={pid} --mount {as_airflow} sh -c 'rm $(mktemp --tmpdir=/tmp)'")
+        assert done.rc == 0, f"tasks of {name} cannot write to /tmp: {done.stderr}"

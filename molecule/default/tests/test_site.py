@@ -54,6 +54,8 @@ def test_main_and_edge_agree_on_every_option_that_both_have(main1, edge1):
     for name in sorted(main.keys() & edge.keys() - {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL"}):
         # The values are not shown, for some are secrets.
         assert main[name] == edge[name], f"{name} differs between main1 and edge1"
+    # Tasks wait for an edge host that is away.
+    assert main["AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT"] == '"86400"'
     assert edge["AIRFLOW__CORE__EXECUTOR"] == '"CeleryExecutor,airflow.providers.edge3.executors.EdgeExecutor"'
 
 
@@ -106,7 +108,9 @@ def test_a_stop_waits_for_tasks_for_minutes_and_a_mount_for_its_server_for_ever(
     """What takes too long to be waited for here."""
     assert show(main1, "airflow-celery-worker.service", "TimeoutStopUSec") == "10min"
     assert show(edge1, "airflow-edge-worker.service", "TimeoutStopUSec") == "13min"
-    for host in (main1, edge1):
+    for host, unit in ((main1, "airflow-celery-worker.service"), (edge1, "airflow-edge-worker.service")):
+        # A task that takes all memory ends, and its worker goes on.
+        assert (show(host, unit, "OOMPolicy"), show(host, unit, "LimitNOFILE")) == ("continue", "65536"), unit
         assert show(host, "opt-airflow-filestorage.mount", "TimeoutUSec") == "infinity"
         assert "retry=100000" in host.check_output("systemctl cat opt-airflow-filestorage.mount")
 
