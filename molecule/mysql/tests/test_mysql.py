@@ -43,9 +43,15 @@ def test_the_new_password_counts_and_the_old_does_not(ask):
     assert "Access denied" in ask("SELECT 1", "the old one").stderr
 
 
-def test_it_counts_for_its_host_alone(main1):
-    query = "SELECT host FROM mysql.user WHERE user = 'airflow'"
-    assert main1.check_output(f'mysql --batch --skip-column-names --execute="{query}"').split() == ["127.0.0.1"]
+def test_it_counts_for_its_hosts_alone(main1):
+    query = "SELECT CONCAT(user, '@', host) FROM mysql.user WHERE user IN ('airflow', 'former') ORDER BY host"
+    has = main1.check_output(f'mysql --batch --skip-column-names --execute="{query}"').split()
+    assert has == ["airflow@127.0.0.1", "airflow@main1.example"]
+
+
+def test_the_certificate_that_it_had_is_gone_with_its_key(main1, ask):
+    assert [name for name in main1.check_output("ls /etc/mysql").split() if name.startswith("airflow")] == []
+    assert ask("SELECT @@require_secure_transport").stdout.strip() == "0"
 
 
 def test_the_account_has_its_schema_and_no_other(ask):

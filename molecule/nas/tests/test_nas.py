@@ -42,6 +42,11 @@ def test_what_the_airflow_user_writes_arrives(nas1, edge1):
         edge1.check_output(f"{AS_AIRFLOW} rm --force {PATH}/big")
 
 
+def test_what_was_there_under_another_owner_is_the_airflow_users(nas1):
+    owner = nas1.check_output("stat --format=%u:%g:%a /srv/filestorage/before")
+    assert owner in ("50000:50000:770", "50000:50000:2770")
+
+
 def test_root_of_a_client_is_nobody_there(edge1):
     done = edge1.run(f"touch {PATH}/by-root")
     assert "Permission denied" in done.stderr

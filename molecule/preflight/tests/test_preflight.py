@@ -78,6 +78,19 @@ def test_an_edge_url_without_tls_to_a_proxy_of_your_own(inventory):
     assert "set api_plain_http to true" in said
 
 
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [
+        ("nas_mount_path=/srv/nas", "nas_mount_path of main1 is /srv/nas, and airflow_main_celery_mounts is ['/opt/"),
+        ("{airflow_edge_settings: {parallelism: 32}}", "of edge1 has parallelism. Write section.option"),
+        ("airflow_main_api_host=192.0.2.1", "airflow_main_api_host is 192.0.2.1, and the reverse proxy asks 127.0.0.1"),
+        ("airflow_main_database_name=other", "airflow_main_database_name is other and airflow_main_database_"),
+    ],
+)
+def test_variables_that_do_not_fit_each_other(variable, says):
+    assert says in play("preflight.yml", "-e", variable)
+
+
 def test_a_certificate_of_your_own_that_would_not_work(tmp_path):
     def said(certificate, key):
         return play("preflight.yml", "-e", f"api_certificate={certificate}", "-e", f"api_private_key={key}")

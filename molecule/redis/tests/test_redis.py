@@ -36,6 +36,14 @@ def test_directives_that_are_no_longer_set_are_gone(ask):
     assert ask("config get maxmemory").split() == ["maxmemory", "0"]
 
 
+def test_what_was_queued_while_it_had_no_append_only_file_is_kept(ask):
+    assert ask("llen kept") == "1"
+
+
+def test_the_certificate_that_it_had_is_gone_with_its_key(edge1):
+    assert edge1.check_output("ls /etc/redis").split() == ["airflow.conf", "redis.conf"]
+
+
 def test_it_never_throws_a_message_away(ask):
     assert ask("config get maxmemory-policy").split() == ["maxmemory-policy", "noeviction"]
 

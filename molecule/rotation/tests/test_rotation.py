@@ -137,6 +137,24 @@ def test_users_are_kept_in_step(rotated):
     assert "changed=0" in play(*arguments)
 
 
+def test_the_administrator_gets_another_name(rotated):
+    def call_it(name, former):
+        users = [{"username": former, "email": f"{former}@example.com", "state": "absent"}]
+        admin = {"airflow_main_admin_username": name, "airflow_main_admin_email": f"{name}@example.com"}
+        for playbook in ("secrets.yml", "airflow.yml"):
+            variables = json.dumps({"airflow_main_users": users, **admin, **SETTINGS})
+            said = play(playbook, "--limit", "localhost,airflow_main", "-e", variables)
+        return said
+
+    call_it("boss", "admin")
+    try:
+        users = Airflow("boss", secrets()["admin_password"]).call("GET", "/auth/fab/v1/users?limit=2")
+        assert "admin" not in {user["username"] for user in users["users"]}
+        assert "changed=0" in call_it("boss", "admin")
+    finally:
+        call_it("admin", "boss")
+
+
 def test_a_certificate_is_renewed_while_workers_work(rotated, main1, edge1):
     serial = "openssl x509 -noout -serial -in /etc/ssl/certs/airflow-api.pem"
     before = main1.check_output(serial)
