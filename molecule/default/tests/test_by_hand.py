@@ -347,13 +347,13 @@ def test_there_is_room_on_every_disk(nas1, main1, edge1):
             assert max(space, inodes) < 90, (
                 f"the disk of {name} is full: {space} % of the space of {place}, {inodes} % of its inodes"
             )
-    others = nas1.check_output("find -ignore_readdir_race /srv/filestorage ! -uid 50000")
+    others = nas1.check_output("find /srv/filestorage -ignore_readdir_race ! -uid 50000")
     assert others == "", f"tasks cannot write to what is somebody else's on the NAS: {others}"
     as_airflow = "setpriv --reuid=airflow --regid=airflow --clear-groups"
     for name, host, unit in (("main1", main1, "airflow-celery-worker"), ("edge1", edge1, "airflow-edge-worker")):
         done = host.run(f"{as_airflow} test -w /opt/airflow/logs")
         assert done.rc == 0, f"tasks of {name} cannot write their logs to /opt/airflow/logs"
-        others = host.check_output("find -ignore_readdir_race /opt/airflow/logs ! -user airflow")
+        others = host.check_output("find /opt/airflow/logs -ignore_readdir_race ! -user airflow")
         assert others == "", f"tasks cannot write to what is somebody else's on {name}: {others}"
         # The worker's own /tmp, which somebody who cleans up /tmp takes from it.
         pid = host.check_output(f"systemctl show --property=MainPID --value {unit}")
