@@ -93,6 +93,7 @@ def test_units_run_as_their_files_say(nas1, main1, edge1):
         (edge1, "'airflow-*' opt-airflow-filestorage.mount"),
     ):
         names = "Id,FragmentPath,DropInPaths,NeedDaemonReload,FreezerState,ExecMainStartTimestamp"
+        started = {}
         for unit in host.check_output(f"systemctl show --timestamp=unix --property={names} {units}").split("\n\n"):
             has = dict(line.split("=", 1) for line in unit.splitlines())
             drop_ins = set(has["DropInPaths"].split())
@@ -103,14 +104,15 @@ def test_units_run_as_their_files_say(nas1, main1, edge1):
             assert has["FragmentPath"].startswith(where), f"{has['Id']} is {has['FragmentPath']}"
             assert has["NeedDaemonReload"] == "no", f"{has['Id']} was changed, without `systemctl daemon-reload`"
             assert has.get("FreezerState", "running") == "running", f"{has['Id']} is {has['FreezerState']}"
-            files = reads.get(has["Id"], "")
+            files = {reads[has["Id"]]} if has["Id"] in reads else set()
             if has["Id"].startswith("airflow-"):
-                files = f"{has['FragmentPath']} {' '.join(ours & drop_ins)} /etc/airflow/airflow.env"
-            # Whoever puts a file back leaves the process with what the file said in between.
-            for line in host.check_output(f"stat --format '%Z %n' {files}").splitlines() if files else []:
-                changed, path = line.split()
-                started = has["ExecMainStartTimestamp"].removeprefix("@")
-                assert int(changed) <= int(started), f"{path} was changed after {has['Id']} had started"
+                files = {has["FragmentPath"], *(ours & drop_ins), "/etc/airflow/airflow.env"}
+            started |= {(has["Id"], path): has["ExecMainStartTimestamp"].removeprefix("@") for path in files}
+        paths = sorted({path for _, path in started})
+        changed = dict(zip(paths, host.check_output(f"stat --format %Z {' '.join(paths)}").split(), strict=True))
+        # Whoever puts a file back leaves the process with what the file said in between.
+        for (unit, path), when in started.items():
+            assert int(changed[path]) <= int(when), f"{path} was changed after {unit} had started"
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -307,15 +309,17 @@ def test_nobody_else_gets_into_a_host(nas1, main1, edge1):
 def test_hosts_find_each_other_and_the_way_out(nas1, main1, edge1):
     """Addresses are asked for at the next mount only; the way out is to the services that edge1 fetches from."""
     for name, host in (("nas1", nas1), ("main1", main1), ("edge1", edge1)):
-        for path in ("/etc/hosts", "/etc/resolv.conf"):
-            seeded = (STATE / f"seed/{name}{path}").read_text()
-            assert host.file(path).content_string == seeded, f"changed by hand: {path} of {name}"
-        for other in OURS:
-            found = host.run(f"getent ahostsv4 {other}").stdout.split()
-            assert found[:1] == [address(other)], f"{name} finds {other} at {found}"
-        gateway = re.search(r"route add (default via \S+)", (STATE / f"seed/{name}/etc/lab-network").read_text())[1]
-        route = host.check_output("ip route show default")
+        seed = STATE / f"seed/{name}/etc"
+        gateway = re.search(r"route add (default via \S+)", (seed / "lab-network").read_text())[1]
+        look = "getent ahostsv4 {0} | head -1 | grep --only-matching '^[0-9.]*'"
+        commands = ["cat /etc/hosts", "cat /etc/resolv.conf", "ip route show default", *map(look.format, OURS)]
+        # One connection for all.
+        texts = host.run("; echo --; ".join(commands)).stdout.split("--\n")
+        has_hosts, has_resolver, route, *found = (text.strip() for text in texts)
+        for path, has in (("hosts", has_hosts), ("resolv.conf", has_resolver)):
+            assert has == (seed / path).read_text().strip(), f"changed by hand: /etc/{path} of {name}"
         assert route.startswith(f"{gateway} "), f"{name} has no route to other networks by its gateway: {route!r}"
+        assert found == list(map(address, OURS)), f"{name} finds {', '.join(OURS)} at {found}"
     # Debian's authorities: those of the services outside.
     known = int(edge1.check_output("grep --count BEGIN /etc/ssl/certs/ca-certificates.crt"))
     assert known > 100, f"edge1 knows {known} authorities"
@@ -356,6 +360,6 @@ def test_there_is_room_on_every_disk(nas1, main1, edge1):
         others = host.check_output("find /opt/airflow/logs -ignore_readdir_race ! -user airflow")
         assert others == "", f"tasks cannot write to what is somebody else's on {name}: {others}"
         # The worker's own /tmp, which somebody who cleans up /tmp takes from it.
-        pid = host.check_output(f"systemctl show --property=MainPID --value {unit}")
-        done = host.run(f"nsenter --target={pid} --mount {as_airflow} sh -c 'rm $(mktemp --tmpdir=/tmp)'")
+        worker = f"nsenter --mount --target=$(systemctl show --property=MainPID --value {unit})"
+        done = host.run(f"{worker} {as_airflow} sh -c 'rm $(mktemp --tmpdir=/tmp)'")
         assert done.rc == 0, f"tasks of {name} cannot write to /tmp: {done.stderr}"
