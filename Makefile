@@ -122,7 +122,7 @@ stop: .venv/ready  ## shut the demo's hosts down; `make demo` boots them again
 	python lab/lab.py stop
 
 clean:  ## remove the labs: hosts, disks, images, namespaces, NAT rules
-	for lab in demo test prove roles $(patsubst molecule-%,%,$(SCENARIOS) $(MORE)); do LAB=$$lab $(PYTHON) lab/lab.py destroy; done
+	for lab in $(filter-out images snapshots,$(notdir $(wildcard .lab/*))); do LAB=$$lab $(PYTHON) lab/lab.py destroy || exit 1; done
 	$(SUDO) rm -rf .lab
 
 distclean: clean  ## remove the virtualenvs and caches, too

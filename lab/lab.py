@@ -681,16 +681,17 @@ def snapshot(hosts: list[str]) -> None:
         run("cp", "--archive", STATE / "secrets", destination)
 
 
-def restore(hosts: list[str]) -> None:
+def restore(hosts: list[str], of: str = NAME) -> None:
     """Cut the power, take the disks back to the last snapshot, boot."""
+    source = SNAPSHOTS / of
     for host in hosts:
-        if not (SNAPSHOTS / NAME / f"{host}.cow").exists():
-            die(f"{host} has no snapshot")
+        if not (source / f"{host}.cow").exists():
+            die(f"{host} has no snapshot in {source}")
     cut(hosts)
     STATE.mkdir(parents=True, exist_ok=True)
-    copy_disks(hosts, SNAPSHOTS / NAME, STATE)
-    if (SNAPSHOTS / NAME / "secrets").exists():
-        run("cp", "--archive", SNAPSHOTS / NAME / "secrets", STATE)
+    copy_disks(hosts, source, STATE)
+    if (source / "secrets").exists():
+        run("cp", "--archive", source / "secrets", STATE)
     up(hosts)
 
 
@@ -717,7 +718,10 @@ def main() -> None:
     )
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("hosts", nargs="*", metavar="host", help=f"default: $LAB_HOSTS, or {', '.join(SITE)}")
+    parser.add_argument("--of", metavar="LAB", help="restore: take the snapshot of this lab; default: $LAB")
     arguments = parser.parse_args()
+    if arguments.of and arguments.command != "restore":
+        parser.error("--of belongs to restore")
     for host in arguments.hosts:
         if host not in HOSTS:
             die(f"there is no host {host!r}; there are {', '.join(HOSTS)}")
@@ -725,7 +729,8 @@ def main() -> None:
         require_rights()
     # `stop` leaves nothing running, and `status` leaves nothing out.
     default = list(HOSTS) if arguments.command in ("stop", "status") else SITE
-    COMMANDS[arguments.command](arguments.hosts or os.environ.get("LAB_HOSTS", "").split() or default)
+    hosts = arguments.hosts or os.environ.get("LAB_HOSTS", "").split() or default
+    COMMANDS[arguments.command](hosts, **({"of": arguments.of} if arguments.of else {}))
 
 
 if __name__ == "__main__":

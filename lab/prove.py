@@ -1,20 +1,27 @@
 """`make prove`: break a converged lab on purpose, one break at a time, and see that the checks catch each of them.
 
 The breaks are in lab/breaks.yml; `make prove BREAKS='NAS|Redis'` takes those whose name matches.
-A host that was broken goes back to its snapshot.
+A host that was broken goes back to its snapshot. Where this machine has the CPUs and the memory, further labs begin
+with the disks of the first one, and take breaks, too.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+import multiprocessing
+import os
+import queue
 import re
+import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import yaml
 
-from lab import ROOT, SITE, SNAPSHOTS, STATE, ssh
+from lab import HOSTS, NAME, ROOT, SITE, SNAPSHOTS, STATE, ssh
 from pipeline import Airflow, run_pipeline, until
 
 CHECKS = [
@@ -25,8 +32,9 @@ CHECKS = [
 ]
 
 
-def lab(*arguments: str) -> None:
-    subprocess.run([sys.executable, ROOT / "lab/lab.py", *arguments], check=True)  # noqa: S603 - arguments are ours
+def lab(*arguments: str, name: str = NAME) -> None:
+    command = [sys.executable, ROOT / "lab/lab.py", *arguments]
+    subprocess.run(command, check=True, env=os.environ | {"LAB": name})  # noqa: S603 - arguments are ours
 
 
 @functools.cache
@@ -71,55 +79,130 @@ def check(*selections: str) -> tuple[int, str, str]:
     return done.returncode, failed[1] if failed else "nothing", done.stdout + done.stderr
 
 
+def begin(selection: str) -> None:
+    """Make the snapshot to which hosts go back, of a lab on which the checks pass."""
+    if all((SNAPSHOTS / NAME / f"{host}.cow").exists() for host in SITE):
+        lab("restore")
+    subprocess.run(["ansible-playbook", "site.yml"], cwd=ROOT, check=True)  # noqa: S607
+    until(settled, 300)
+    run_pipeline(session())
+    print("The lab is converged. Running the checks on it as it is.", flush=True)
+    code, _, output = check(selection)
+    if code:
+        sys.exit(f"{output}\nThe checks fail by themselves; see above")
+    lab("snapshot")
+
+
+def join(other: str) -> None:
+    """Make a lab that is what another one was at its snapshot, but for the addresses."""
+    lab("destroy")
+    lab("restore", "--of", other)
+    log = ROOT / f".cache/{NAME}.log"
+    with log.open("w") as stream:
+        done = subprocess.run(["ansible-playbook", "site.yml"], cwd=ROOT, stdout=stream, stderr=stream)  # noqa: S607
+    if done.returncode:
+        sys.exit(f"ansible-playbook site.yml ended with {done.returncode} on the lab {NAME}; what it said is in {log}")
+    until(settled, 300)
+    run_pipeline(session())
+    lab("snapshot")
+
+
+def prove(item: dict) -> dict:
+    """Do a break, run the checks, restore the host. Returns the break with what came of it."""
+    settle()
+    begin = time.monotonic()
+    key = (STATE / "secrets/fernet_key").read_text()
+    done = ssh(item["host"], f"FERNET_KEY='{key}'; {item['do']}", timeout=300)
+    if done.returncode:
+        code, test, output = done.returncode, "nothing, for it could not be done", done.stdout
+    else:
+        code, test, output = check(*filter(None, [item.get("first")]), "")
+    said = re.search(f".*(?:{item['says']}).*", output)
+    result = item | {
+        "caught": bool(done.returncode == 0 and code == 1 and said),
+        "test": test,
+        "message": said[0].strip() if said else f"it did not say {item['says']!r}",
+        "output": output,
+        "seconds": time.monotonic() - begin,
+    }
+    # A worker that says goodbye may come back under its name at once.
+    ssh("edge1", "systemctl stop airflow-edge-worker", timeout=20)
+    lab("restore", item["host"])
+    ssh("edge1", "systemctl start --no-block airflow-edge-worker")
+    return result
+
+
+def process(name: str) -> ProcessPoolExecutor:
+    """Return a process for work on a lab: lab.py takes its name from the environment when it is imported."""
+    os.environ["LAB"] = name
+    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    pool.submit(os.getpid).result()
+    return pool
+
+
+def number_of_labs() -> int:
+    """One for each CPU, as far as there is memory for the hosts, and 700 MB for what works on them."""
+    free = shutil.disk_usage("/dev/shm").free >> 20  # noqa: S108
+    return max(1, min(len(os.sched_getaffinity(0)), free // (sum(HOSTS[host].touches for host in SITE) + 700)))
+
+
+def prove_all(items: list[dict], names: list[str]) -> list[dict]:
+    """Prove each break in a lab that is idle: first there is one, the others come when they are made."""
+    pools = [process(name) for name in names]
+    # The checks that the breaks name; all, when one names none.
+    selections = {item.get("first", "") for item in items}
+    pools[0].submit(begin, "" if "" in selections else " or ".join(sorted(selections))).result()
+    idle = queue.SimpleQueue()
+    idle.put(pools[0])
+    count = itertools.count(1)
+
+    def bring(pool: ProcessPoolExecutor) -> None:
+        pool.submit(join, NAME).result()
+        idle.put(pool)
+
+    def take(item: dict) -> dict:
+        pool = idle.get()
+        try:
+            result = pool.submit(prove, item).result()
+        finally:
+            idle.put(pool)
+        how = f"{'caught' if result['caught'] else 'NOT CAUGHT'} by {result['test']} in {result['seconds']:.0f} s"
+        print(f"{next(count)}/{len(items)} {item['name']} ... {how}", flush=True)
+        if not result["caught"]:
+            log = ROOT / ".cache" / f"prove-{re.sub('[^a-z0-9]+', '-', item['name'].lower())}.log"
+            log.write_text(result["output"])
+            print(f"    what the checks said is in {log.relative_to(ROOT)}", flush=True)
+        return result
+
+    with ThreadPoolExecutor() as threads:
+        brought = [threads.submit(bring, pool) for pool in pools[1:]]
+        with ThreadPoolExecutor(len(pools)) as takers:
+            results = list(takers.map(take, items))
+        for lab_made in brought:
+            lab_made.result()
+    return results
+
+
 def main() -> None:
     pattern = sys.argv[1] if len(sys.argv) > 1 else ""
     breaks = yaml.safe_load((ROOT / "lab/breaks.yml").read_text())
     chosen = [item for item in breaks if re.search(pattern, item["name"], re.IGNORECASE)]
     if not chosen:
         sys.exit(f"BREAKS={pattern}: no break of lab/breaks.yml has such a name")
-    if all((SNAPSHOTS / STATE.name / f"{host}.cow").exists() for host in SITE):
-        lab("restore")
-    subprocess.run(["ansible-playbook", "site.yml"], cwd=ROOT, check=True)  # noqa: S607
-    until(settled, 300)
-    run_pipeline(session())
-    print("The lab is converged. Running the checks on it as it is.", flush=True)
-    # Those that the breaks name; all, when one names none.
-    first = {item.get("first", "") for item in chosen}
-    code, _, output = check("" if "" in first else " or ".join(sorted(first)))
-    if code:
-        sys.exit(f"{output}\nThe checks fail by themselves; see above")
-    lab("snapshot")
-
-    rows = []
-    for number, item in enumerate(chosen, 1):
-        settle()
-        begin = time.monotonic()
-        print(f"{number}/{len(chosen)} {item['name']} ... ", end="", flush=True)
-        key = (STATE / "secrets/fernet_key").read_text()
-        done = ssh(item["host"], f"FERNET_KEY='{key}'; {item['do']}", timeout=300)
-        if done.returncode:
-            code, test, output = done.returncode, "nothing, for it could not be done", done.stdout
-        else:
-            code, test, output = check(*filter(None, [item.get("first")]), "")
-        said = re.search(f".*(?:{item['says']}).*", output)
-        caught = bool(done.returncode == 0 and code == 1 and said)
-        message = said[0].strip() if said else f"it did not say {item['says']!r}"
-        rows.append((item["name"], test, message, caught))
-        print(f"{'caught' if caught else 'NOT CAUGHT'} by {test} in {time.monotonic() - begin:.0f} s", flush=True)
-        if not caught:
-            (ROOT / ".cache").mkdir(exist_ok=True)
-            (ROOT / f".cache/prove-{number}.log").write_text(output)
-            print(f"    what the checks said is in .cache/prove-{number}.log")
-        # A worker that says goodbye may come back under its name at once.
-        ssh("edge1", "systemctl stop airflow-edge-worker", timeout=20)
-        lab("restore", item["host"])
-        ssh("edge1", "systemctl start --no-block airflow-edge-worker")
+    (ROOT / ".cache").mkdir(exist_ok=True)
+    # To make a lab takes as long as some eight breaks.
+    labs = [NAME, *(f"{NAME}-{number}" for number in range(2, 1 + min(number_of_labs(), len(chosen) // 8)))]
+    try:
+        results = prove_all(chosen, labs)
+    finally:
+        for name in labs[1:]:
+            lab("destroy", name=name)
 
     print(f"\n{'break':58} {'caught by':60} message")
-    for name, test, said, _ in rows:
-        print(f"{name:58} {test[:60]:60} {said[:140]}")
-    missed = [name for name, _, _, caught in rows if not caught]
-    print(f"\n{len(rows) - len(missed)} of {len(rows)} breaks were caught.")
+    for result in results:
+        print(f"{result['name']:58} {result['test'][:60]:60} {result['message'][:140]}")
+    missed = [result["name"] for result in results if not result["caught"]]
+    print(f"\n{len(results) - len(missed)} of {len(results)} breaks were caught.")
     sys.exit(1 if missed else 0)
 
 
