@@ -546,8 +546,11 @@ def boot(host: str) -> None:
         base = Path((STATE / f"{host}.base").read_text().strip())
     (STATE / f"{host}.base").write_text(f"{base}\n")
     start = STATE / "linux.uml"
-    start.write_text(START.format(kernel=build_kernel() / "linux.uml"))
-    start.chmod(0o755)
+    # In one go: another host may be about to read it.
+    partial = STATE / f"{host}.partial"
+    partial.write_text(START.format(kernel=build_kernel() / "linux.uml"))
+    partial.chmod(0o755)
+    partial.rename(start)
     command = [
         "ip", "netns", "exec", NAMESPACE, start, "seccomp=on", f"mem={HOSTS[host].memory}",
         f"ubda={disk},{base}", "root=/dev/ubda", "rw", f"vec0:transport=tap,ifname={host},gro=1,mac={mac(host)}",

@@ -178,6 +178,10 @@ def prove_all(items: list[dict], names: list[str]) -> list[dict]:
         brought = [threads.submit(bring, pool) for pool in pools[1:]]
         with ThreadPoolExecutor(len(pools)) as takers:
             results = list(takers.map(take, items))
+        print(f"\n{'break':58} {'caught by':60} message")
+        for result in results:
+            print(f"{result['name']:58} {result['test'][:60]:60} {result['message'][:140]}")
+        # Raises what went wrong with a lab that took no part.
         for lab_made in brought:
             lab_made.result()
     return results
@@ -198,9 +202,6 @@ def main() -> None:
         for name in labs[1:]:
             lab("destroy", name=name)
 
-    print(f"\n{'break':58} {'caught by':60} message")
-    for result in results:
-        print(f"{result['name']:58} {result['test'][:60]:60} {result['message'][:140]}")
     missed = [result["name"] for result in results if not result["caught"]]
     print(f"\n{len(results) - len(missed)} of {len(results)} breaks were caught.")
     sys.exit(1 if missed else 0)

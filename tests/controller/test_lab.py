@@ -1,5 +1,6 @@
 """The lab's program, as far as it needs no hosts."""
 
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,3 +124,24 @@ def test_the_main_servers_of_two_sites_have_a_cpu_each(on_two_cpus):
     cpus = on_two_cpus([f"{name}/{host}" for name in ("first", "second") for host in hosts])
     assert cpus["first/main1"] not in (cpus["first/edge1"], cpus["second/main1"])
     assert cpus["second/main1"] != cpus["second/edge1"]
+
+
+def test_what_starts_a_host_is_whole_while_the_next_one_is_booted(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(lab, "STATE", tmp_path)
+    monkeypatch.setattr(lab, "write_seed", lambda host: tmp_path)
+    monkeypatch.setattr(lab, "build_kernel", lambda: tmp_path)
+    monkeypatch.setattr(lab, "image", lambda suite: tmp_path)
+    monkeypatch.setattr(lab, "least_busy_cpu", lambda host: 0)
+    monkeypatch.setattr(lab.os, "sched_setaffinity", lambda *_: None)
+
+    def start(command, **_):
+        read.append(os.open(command[4], os.O_RDONLY))
+        return SimpleNamespace(pid=0)
+
+    monkeypatch.setattr(lab.subprocess, "Popen", start)
+    lab.boot("nas1")
+    lab.boot("main1")
+    # A file that was written over would be empty for a moment.
+    assert os.fstat(read[0]).st_nlink == 0
+    assert all(b"exec -a" in os.read(file, 4096) for file in read)
