@@ -1,11 +1,14 @@
 """The role mysql alone, after it had been run with another port, address, password and privileges."""
 
+import json
+import os
 import shlex
 import socket
+import subprocess
 
 import pytest
 
-from lab import address
+from lab import ROOT, address
 
 PASSWORD = 'it\'s "new" $x %s'  # noqa: S105 - of a host that lives for minutes
 
@@ -67,6 +70,16 @@ def test_schemas_keep_every_character(ask):
 
 def test_settings_that_are_no_longer_set_are_gone(ask):
     assert ask("SELECT @@max_connections").stdout.strip() == "151"
+
+
+def test_an_option_that_it_does_not_know_is_refused_before_it_is_written(main1):
+    settings = json.dumps({"mysql_settings": {"max_connections": 20, "no_such_option": 1}})
+    command = ["ansible", "main1", "--become", "-m", "include_role", "-a", "name=mysql", "-e", settings]
+    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)  # noqa: S603
+    assert done.returncode == 2
+    assert "unknown variable 'no_such_option=1'" in done.stdout
+    assert main1.run("mysqld --validate-config --user=mysql").rc == 0
 
 
 def test_nobody_logs_in_without_a_password(main1):
