@@ -170,8 +170,14 @@ def test_no_process_is_stopped_or_somebody_elses(nas1, main1, edge1):
         lines = host.check_output("ps -eo state=,user=,unit:40=,args=").splitlines()
         stopped = [line for line in lines if line.startswith("T")]
         assert stopped == [], f"stopped by a signal on {name}: {stopped}"
-        others = [line for line in lines if line.split()[1] == "airflow" and not line.split()[2].startswith("airflow-")]
-        assert others == [], f"processes of the user airflow in no unit of the site on {name}: {others}"
+        # One that root has started signs with another key, and has its tasks refused.
+        others = [
+            line
+            for line in lines
+            if (line.split()[1] == "airflow" or "/opt/airflow/venv/" in line)
+            and not line.split()[2].startswith("airflow-")
+        ]
+        assert others == [], f"processes of Airflow in no unit of the site on {name}: {others}"
 
 
 def test_what_was_killed_would_come_back(main1):
@@ -191,9 +197,16 @@ def test_what_runs_would_start_again(nas1, main1, edge1):
     ):
         done = main1.run(f"setpriv --reuid={user} --regid={user} --init-groups test {needs}")
         assert done.rc == 0, f"{user} would not start again: as that user `test {needs}` fails"
+        others = main1.check_output(f"find /var/lib/{user} ! -user {user} ! -name 'debian-*.flag'")
+        assert others == "", f"{user} would not start again: of somebody else is {others}"
+    assert nas1.service("nfs-mountd").is_running, (
+        "nfs-mountd.service of the NAS is not active: soon it refuses its clients"
+    )
     exported = nas1.check_output("sed 's/#.*//' /etc/exports").split()
     assert exported == [], f"after a reboot the NAS exports {exported}, too"
     for name, host in (("nas1", nas1), ("main1", main1), ("edge1", edge1)):
+        enabled = host.run("systemctl is-enabled rpcbind.socket rpcbind.service").stdout.split()
+        assert "enabled" not in enabled, f"after a reboot port 111 of {name} is open: rpcbind is enabled"
         assert host.check_output("systemctl get-default") in ("multi-user.target", "graphical.target")
         assert host.service("ssh").is_enabled, f"after a reboot nobody gets into {name}: ssh.service is not enabled"
         # 255, which it ends with, is what ssh says of itself.
@@ -243,9 +256,16 @@ def test_the_database_does_nothing_by_itself_and_refuses_nobody(main1):
         "binlog_expire_logs_seconds": "2592000",
         "default_password_lifetime": "0",
         "general_log": "OFF",
+        "innodb_lock_wait_timeout": "50",
         "max_allowed_packet": "67108864",
         "max_connections": "151",
+        "max_execution_time": "0",
         "slow_query_log": "OFF",
+        # What does not fit is refused, and not cut off.
+        "sql_mode": "ONLY_FULL_GROUP_BY,STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,"
+        "NO_ENGINE_SUBSTITUTION",
+        "time_zone": "SYSTEM",
+        "wait_timeout": "28800",
     }
     names = ", ".join(f"'{name}'" for name in values)
     assert dict(mysql(main1, f"SHOW GLOBAL VARIABLES WHERE variable_name IN ({names})")) == values
@@ -280,6 +300,8 @@ def test_nobody_has_an_account_that_site_yml_did_not_make(airflow, main1, edge1)
     # Debian's own, for its maintenance.
     accounts.discard(("debian-sys-maint", "localhost"))
     assert accounts == {("airflow", "127.0.0.1"), ("root", "localhost")}, f"accounts of MySQL: {accounts}"
+    second = mysql(main1, "SELECT user FROM mysql.user WHERE user_attributes->'$.additional_password' IS NOT NULL")
+    assert second == [], f"users of MySQL with a second password: {second}"
     [(plugin,)] = mysql(main1, "SELECT plugin FROM mysql.user WHERE user = 'root'")
     assert plugin == "auth_socket", f"MySQL knows root by {plugin}"
     words = redis(main1, "acl list")
@@ -351,10 +373,15 @@ def test_there_is_room_on_every_disk(nas1, main1, edge1):
             assert max(space, inodes) < 90, (
                 f"the disk of {name} is full: {space} % of the space of {place}, {inodes} % of its inodes"
             )
-    others = nas1.check_output("find /srv/filestorage -ignore_readdir_race ! -uid 50000")
-    assert others == "", f"tasks cannot write to what is somebody else's on the NAS: {others}"
+    find = "find /srv/filestorage -ignore_readdir_race"
+    others = nas1.check_output(f"{find} ! -uid 50000 -o -type d ! -perm -700 -o -type f ! -perm -400")
+    assert others == "", f"tasks cannot write to what is somebody else's on the NAS, or closed to them: {others}"
     as_airflow = "setpriv --reuid=airflow --regid=airflow --clear-groups"
     for name, host, unit in (("main1", main1, "airflow-celery-worker"), ("edge1", edge1, "airflow-edge-worker")):
+        closed = host.run(
+            f"cd / && {as_airflow} find /opt/airflow/venv/ /opt/airflow/dags/ ! -readable -o -type d ! -executable"
+        ).stdout
+        assert closed == "", f"tasks of {name} cannot read {closed}"
         done = host.run(f"{as_airflow} test -w /opt/airflow/logs")
         assert done.rc == 0, f"tasks of {name} cannot write their logs to /opt/airflow/logs"
         others = host.check_output("find /opt/airflow/logs -ignore_readdir_race ! -user airflow")

@@ -273,6 +273,12 @@ def test_a_consumer_is_not_paused_while_its_producer_runs(airflow):
     assert producer["is_paused"] or not consumer["is_paused"], "consumer_dag is paused: it misses the producer's files"
     forgotten = producer["is_paused"] and airflow.states("producer_dag")
     assert not forgotten, "producer_dag is paused, and has run before: there are no more files"
+    paused = {dag["dag_id"]: dag["is_paused"] for dag in airflow.call("GET", "/api/v2/dags?limit=100")["dags"]}
+    fetched = [
+        name.removesuffix("_fetch") for name, is_paused in paused.items() if name.endswith("_fetch") and not is_paused
+    ]
+    lost = [name for name in fetched if paused.get(f"{name}_load")]
+    assert lost == [], f"files of these feeds are fetched and not loaded, for NAME_load is paused: {lost}"
 
 
 def test_the_edge_worker_is_healthy_in_the_ui(airflow):
