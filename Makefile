@@ -68,6 +68,7 @@ JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print 
 SCENARIO_site := default
 SCENARIO_long := outages
 molecule-default: molecule-site /usr/bin/chromedriver
+molecule-proxy: /usr/bin/chromedriver
 molecule-airflow_edge: molecule-site
 molecule-outages: molecule-default molecule-airflow_edge
 molecule-security: molecule-outages
@@ -140,7 +141,7 @@ distclean: clean  ## remove the virtualenvs and caches, too
 	@touch $@
 
 # A browser for the tests of the UI. In `make test` while the site is installed, but not while the lab installs packages, too.
-/usr/bin/chromedriver: | $(or $(filter lint test-units,$(MAKECMDGOALS)),molecule-site)
+/usr/bin/chromedriver: | $(or $(filter lint test-units,$(MAKECMDGOALS)),$(filter molecule-site,$(MAKECMDGOALS)))
 	@echo "Installing chromium-driver"
 	@$(SUDO) apt-get update -qq
 	@$(SUDO) DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium-driver >/dev/null
