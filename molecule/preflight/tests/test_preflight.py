@@ -169,6 +169,19 @@ def test_a_rotation_that_was_interrupted(playbook):
     assert "-e rotate=jwt_secret" in said
 
 
+@pytest.mark.parametrize("playbook", ["preflight.yml", "airflow.yml"])
+def test_a_fernet_key_that_cannot_read_what_is_there(main1, playbook):
+    """The secrets were lost, and others made."""
+    line = f'AIRFLOW__CORE__FERNET_KEY="{"k" * 43}=,{"o" * 43}="'
+    main1.check_output(f"mkdir /etc/airflow && echo '{line}' >/etc/airflow/airflow.env")
+    try:
+        said = play(playbook)
+    finally:
+        main1.check_output("rm -r /etc/airflow")
+    assert "/secrets/fernet_key is not the key with which main1 encrypts connections and variables" in said
+    assert "kkk" not in said
+
+
 def test_a_rotation_that_leaves_hosts_out():
     assert "--limit is main1; every host needs the new secrets" in play("rotate-secrets.yml", "--limit", "main1")
 
