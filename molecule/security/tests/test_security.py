@@ -260,7 +260,8 @@ def test_secrets_are_not_where_others_look(request, host):
         " cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -oF -f /run/secrets-test;"
         " chmod 644 /run/secrets-test;"
         # What packages brought is left out; the NAS is searched on its own host.
-        " timeout 300 setpriv --reuid=nobody --regid=nogroup --clear-groups"
+        # find goes back to where it began, which has to be open to nobody.
+        " cd /; timeout 300 setpriv --reuid=nobody --regid=nogroup --clear-groups"
         " find $(ls -d /* | grep -vE '^/(bin|boot|dev|lib.*|proc|sbin|sys|usr)$') /usr/local -xdev"
         " '(' -name airflow-uv -o -name venvs -o -name secrets-test ')' -prune -o -type f -readable"
         " -exec grep -lF -f /run/secrets-test {} + 2>/dev/null; true"
