@@ -173,11 +173,11 @@ def test_a_rotation_that_was_interrupted(playbook):
 def test_a_fernet_key_that_cannot_read_what_is_there(main1, playbook):
     """The secrets were lost, and others made."""
     line = f'AIRFLOW__CORE__FERNET_KEY="{"k" * 43}=,{"o" * 43}="'
-    main1.check_output(f"mkdir /etc/airflow && echo '{line}' >/etc/airflow/airflow.env")
+    main1.check_output(f"mkdir -p /etc/airflow && echo '{line}' >/etc/airflow/airflow.env")
     try:
         said = play(playbook)
     finally:
-        main1.check_output("rm -r /etc/airflow")
+        main1.check_output("rm /etc/airflow/airflow.env")
     assert "/secrets/fernet_key is not the key with which main1 encrypts connections and variables" in said
     assert "kkk" not in said
 
