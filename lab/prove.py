@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import TextIO
 
 import yaml
 
@@ -79,13 +80,21 @@ def check(*selections: str) -> tuple[int, str, str]:
     return done.returncode, failed[1] if failed else "nothing", done.stdout + done.stderr
 
 
+def converge(output: TextIO | None = None) -> None:
+    """Install the site, wait until it is whole, and run the pipeline; what the playbook says goes to a file, if any."""
+    done = subprocess.run(["ansible-playbook", "site.yml"], cwd=ROOT, stdout=output, stderr=output)  # noqa: S607
+    if done.returncode:
+        where = f"in {output.name}" if output else "above"
+        sys.exit(f"ansible-playbook site.yml ended with {done.returncode} on the lab {NAME}; what it said is {where}")
+    until(settled, 300)
+    run_pipeline(session())
+
+
 def begin(selection: str) -> None:
     """Make the snapshot to which hosts go back, of a lab on which the checks pass."""
     if all((SNAPSHOTS / NAME / f"{host}.cow").exists() for host in SITE):
         lab("restore")
-    subprocess.run(["ansible-playbook", "site.yml"], cwd=ROOT, check=True)  # noqa: S607
-    until(settled, 300)
-    run_pipeline(session())
+    converge()
     print("The lab is converged. Running the checks on it as it is.", flush=True)
     code, _, output = check(selection)
     if code:
@@ -97,13 +106,8 @@ def join(other: str) -> None:
     """Make a lab that is what another one was at its snapshot, but for the addresses."""
     lab("destroy")
     lab("restore", "--of", other)
-    log = ROOT / f".cache/{NAME}.log"
-    with log.open("w") as stream:
-        done = subprocess.run(["ansible-playbook", "site.yml"], cwd=ROOT, stdout=stream, stderr=stream)  # noqa: S607
-    if done.returncode:
-        sys.exit(f"ansible-playbook site.yml ended with {done.returncode} on the lab {NAME}; what it said is in {log}")
-    until(settled, 300)
-    run_pipeline(session())
+    with (ROOT / f".cache/{NAME}.log").open("w") as log:
+        converge(log)
     lab("snapshot")
 
 
