@@ -8,6 +8,7 @@ import threading
 import pytest
 import yaml
 
+from attack import play as succeed
 from attack import sign
 from lab import NETWORK, ROOT, STATE
 
@@ -43,7 +44,7 @@ def inventory(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("group", ["airflow_main", "airflow_edge"])
+@pytest.mark.parametrize("group", ["airflow_main", "airflow_edge", "airflow_celery"])
 def test_an_empty_group(inventory, group):
     assert f"The group {group} is []" in play("preflight.yml", inventory=inventory(**{group: {"hosts": {}}}))
 
@@ -81,6 +82,7 @@ def test_an_edge_url_without_tls_to_a_proxy_of_your_own(inventory):
 @pytest.mark.parametrize(
     ("variable", "says"),
     [
+        ("airflow_edge_queues=a_queue", "is the text 'a_queue', and has to be a list. Write airflow_edge_queues: [a_"),
         ("nas_mount_path=/srv/nas", "nas_mount_path of main1 is /srv/nas, and airflow_main_celery_mounts is ['/opt/"),
         ("{airflow_edge_settings: {parallelism: 32}}", "of edge1 has parallelism. Write section.option"),
         ("airflow_main_api_host=192.0.2.1", "airflow_main_api_host is 192.0.2.1, and the reverse proxy asks 127.0.0.1"),
@@ -166,7 +168,7 @@ def test_a_rotation_that_was_interrupted(playbook):
     finally:
         previous.unlink()
     assert "rotate-secrets.yml was interrupted: there is jwt_secret.previous in" in said
-    assert "-e rotate=jwt_secret" in said
+    assert f"-i {LAB_INVENTORY}/hosts.yml playbooks/rotate-secrets.yml -e rotate=jwt_secret" in said
 
 
 @pytest.mark.parametrize("playbook", ["preflight.yml", "airflow.yml"])
@@ -180,6 +182,14 @@ def test_a_fernet_key_that_cannot_read_what_is_there(main1, playbook):
         main1.check_output("rm /etc/airflow/airflow.env")
     assert "/secrets/fernet_key is not the key with which main1 encrypts connections and variables" in said
     assert "kkk" not in said
+
+
+def test_an_inventory_that_sets_become_does_not_mean_this_machine(inventory, tmp_path):
+    """Nobody could not make the secrets."""
+    variables = {"ansible_become": True, "ansible_become_user": "nobody"}
+    path = inventory(all={"vars": variables})
+    succeed("secrets.yml", "-i", str(path), "-e", f"secrets_directory={tmp_path}/secrets")
+    assert (tmp_path / "secrets/jwks.json").exists()
 
 
 def test_a_rotation_that_leaves_hosts_out():
