@@ -12,6 +12,7 @@ from pipeline import until
 # Files in directories of which programs read all. Of no package are those of Debian's scripts and of the lab,
 DEBIANS = {
     *(f"/etc/pam.d/common-{name}" for name in ("account", "auth", "password", "session", "session-noninteractive")),
+    "/etc/alternatives/my.cnf -> /etc/mysql/mysql.cnf",
     "/etc/apparmor.d/local/usr.sbin.mysqld",
     "/etc/apt/apt.conf.d/80lab",
     "/etc/apt/apt.conf.d/99mmdebstrap",
@@ -133,7 +134,9 @@ def test_no_configuration_is_of_somebody_else(request, name):
     others = changed ^ ({"/etc/redis/redis.conf"} if name == "main1" else set())
     assert others == set(), f"changed by hand on {name}: {others}"
     places = "/etc/*.d /etc/*/*.d /etc/systemd /etc/mysql /etc/my.cnf /etc/nginx /etc/cron* /var/spool/cron /usr/local"
-    places += " /usr/lib/systemd /usr/lib/*.d /run/*.d /run/systemd/system /run/systemd/transient/*.timer"
+    places += " /usr/lib/systemd /usr/lib/*.d /run/*.d /run/systemd/system"
+    places += " /run/systemd/transient/*.timer /run/systemd/transient/*.service"
+    places += " /etc/alternatives/my.cnf /etc/ld.so.preload /usr/share/ca-certificates"
     # What is enabled or masked is for other tests.
     links = "-type l ! -lname /dev/null ! -path '*.wants/*' ! -path '*.requires/*' ! -path '/etc/rc?.d/*'"
     # Lines of packages come twice at least, the others once, even where places overlap.
@@ -171,9 +174,9 @@ def test_airflow_has_no_plugins_or_policies_of_somebody(main1, edge1):
 
 
 def test_no_process_is_stopped_or_somebody_elses(nas1, main1, edge1):
-    """The unit of one that is stopped is active all the same; a second scheduler takes tasks."""
+    """The unit of one that is stopped is active all the same; a second scheduler takes tasks; a loop removes files."""
     for name, host in (("nas1", nas1), ("main1", main1), ("edge1", edge1)):
-        lines = host.check_output("ps -eo state=,user=,unit:40=,args=").splitlines()
+        lines = host.check_output("ps -eo state=,user=,unit:40=,ppid=,args=").splitlines()
         stopped = [line for line in lines if line.startswith("T")]
         assert stopped == [], f"stopped by a signal on {name}: {stopped}"
         # One that root has started signs with another key, and has its tasks refused.
@@ -184,6 +187,9 @@ def test_no_process_is_stopped_or_somebody_elses(nas1, main1, edge1):
             and not line.split()[2].startswith("airflow-")
         ]
         assert others == [], f"processes of Airflow in no unit of the site on {name}: {others}"
+        shells = re.compile(r"\S+ +\S+ +(ssh\.service|session-\S+\.scope) +1 (?!sshd)")
+        left = [line for line in lines if shells.match(line)]
+        assert left == [], f"left by somebody's shell on {name}: {left}"
 
 
 def test_what_was_killed_would_come_back(main1):
@@ -205,6 +211,8 @@ def test_what_runs_would_start_again(nas1, main1, edge1):
         assert done.rc == 0, f"{user} would not start again: as that user `test {needs}` fails"
         others = main1.check_output(f"find /var/lib/{user} -ignore_readdir_race ! -user {user} ! -name 'debian-*.flag'")
         assert others == "", f"{user} would not start again: of somebody else is {others}"
+    gone = main1.run("find /proc/[0-9]*/fd -lname '/var/lib/*(deleted)' -printf '%l\\n'").stdout
+    assert gone == "", f"removed while a server writes to it, which would miss it at its next start: {gone}"
     assert nas1.service("nfs-mountd").is_running, (
         "nfs-mountd.service of the NAS is not active: soon it refuses its clients"
     )
@@ -218,6 +226,8 @@ def test_what_runs_would_start_again(nas1, main1, edge1):
         # 255, which it ends with, is what ssh says of itself.
         done = host.run("sshd -t || exit 1")
         assert done.rc == 0, f"after a reboot nobody gets into {name}: {done.stderr}"
+        done = host.run("systemd-analyze condition --unit=ssh.service")
+        assert done.rc == 0, f"after a reboot nobody gets into {name}: {done.stdout}{done.stderr}"
 
 
 @pytest.mark.parametrize("name", ["main1", "edge1"])
@@ -254,14 +264,20 @@ def test_the_database_does_nothing_by_itself_and_refuses_nobody(main1):
         where = f"information_schema.{table}s WHERE {table}_schema NOT IN ('sys', 'mysql')"
         found = mysql(main1, f"SELECT {table}_schema, {table}_name FROM {where}")
         assert found == [], f"{table}s in MySQL: {found}"
+    components = mysql(main1, "SELECT component_urn FROM mysql.component")
+    assert components == [], f"components of MySQL, which may refuse a new password: {components}"
     expiring = mysql(main1, "SELECT user, password_lifetime FROM mysql.user WHERE password_lifetime IS NOT NULL")
     assert expiring == [], f"passwords of MySQL that end: {expiring}"
     limited = "max_questions + max_updates + max_connections + max_user_connections > 0"
     assert mysql(main1, f"SELECT user FROM mysql.user WHERE {limited}") == [], "users of MySQL with limits"
     values = {
+        "autocommit": "ON",
+        "binlog_expire_logs_auto_purge": "ON",
         "binlog_expire_logs_seconds": "2592000",
         "default_password_lifetime": "0",
+        "foreign_key_checks": "ON",
         "general_log": "OFF",
+        "init_connect": "",
         "innodb_lock_wait_timeout": "50",
         "max_allowed_packet": "67108864",
         "max_connections": "151",
@@ -270,7 +286,9 @@ def test_the_database_does_nothing_by_itself_and_refuses_nobody(main1):
         # What does not fit is refused, and not cut off.
         "sql_mode": "ONLY_FULL_GROUP_BY,STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,"
         "NO_ENGINE_SUBSTITUTION",
+        "sql_select_limit": "18446744073709551615",
         "time_zone": "SYSTEM",
+        "transaction_isolation": "REPEATABLE-READ",
         "wait_timeout": "28800",
     }
     names = ", ".join(f"'{name}'" for name in values)
@@ -300,6 +318,12 @@ def test_nobody_has_an_account_that_site_yml_did_not_make(airflow, main1, edge1)
         for role in airflow.call("GET", "/auth/fab/v1/roles?limit=100")["roles"]
     }
     assert roles["Public"] == [], f"without a login Airflow allows {roles['Public']}"
+    own = {"My Password", "My Profile"}
+    user = own | {"Assets", "DAG Runs", "DAGs", "HITL Detail", "Task Instances"}
+    op = user | {"Backfills", "Connections", "Pools", "Variables", "XComs"}
+    for name, changes in (("Viewer", own), ("User", user), ("Op", op)):
+        more = {resource for action, resource in roles[name] if action not in ("can_read", "menu_access")} - changes
+        assert more == set(), f"the role {name} of Airflow changes {more}"
     for resource in ("Connections", "Variables"):
         readers = {name for name, allowed in roles.items() if ("can_read", resource) in allowed}
         assert readers == {"Admin", "Op"}, f"roles of Airflow that read {resource}: {readers}"
@@ -331,8 +355,22 @@ def test_nobody_else_gets_into_a_host(nas1, main1, edge1):
         assert shells == ["root"], f"users of {name} with a shell: {shells}"
         passwords = host.check_output("awk -F : '$2 !~ /^[*!]/ {print $1}' /etc/shadow").split()
         assert passwords == [], f"on {name} there is a password for {passwords}"
-        keys = host.check_output("cat /root/.ssh/authorized_keys*").splitlines()
-        assert keys == (STATE / "id_ed25519.pub").read_text().splitlines(), f"keys that {name} takes: {keys}"
+        # A key lets in without a password, and through to other ports without a shell.
+        keys = host.run("cat $(cut -d : -f 6 /etc/passwd | sort -u | sed 's,$,/.ssh/authorized_keys*,')").stdout
+        assert keys == (STATE / "id_ed25519.pub").read_text(), f"keys that {name} takes: {keys.splitlines()}"
+        ssh = {
+            "authorizedkeyscommand none",
+            "authorizedkeysfile .ssh/authorized_keys .ssh/authorized_keys2",
+            "permitemptypasswords no",
+            "permitrootlogin without-password",
+            "trustedusercakeys none",
+        }
+        # Newer ones write AuthorizedKeysFile, and prohibit-password.
+        has = host.run("sshd -T || exit 1").stdout.lower().replace("prohibit-", "without-").splitlines()
+        others = ssh - set(has)
+        assert others == set(), f"sshd of {name} does not have {others}"
+        ends = host.check_output("awk -F : '$5 < 99999 && $5 || $8 > 1 {print $1}' /etc/shadow").split()
+        assert ends == [], f"accounts of {name} that end, or whose password does: {ends}"
 
 
 def test_hosts_find_each_other_and_the_way_out(nas1, main1, edge1):
@@ -341,17 +379,35 @@ def test_hosts_find_each_other_and_the_way_out(nas1, main1, edge1):
         seed = STATE / f"seed/{name}/etc"
         gateway = re.search(r"route add (default via \S+)", (seed / "lab-network").read_text())[1]
         look = "getent ahostsv4 {0} | head -1 | grep --only-matching '^[0-9.]*'"
-        commands = ["cat /etc/hosts", "cat /etc/resolv.conf", "ip route show default", *map(look.format, OURS)]
+        commands = ["cat /etc/hosts", "cat /etc/resolv.conf", "grep ^hosts: /etc/nsswitch.conf"]
+        # Two routes, each to a half of the world, win over the default one.
+        commands += ["ip route show default", "ip route get 1.1.1.1; ip route get 198.51.100.1"]
+        commands += map(look.format, OURS)
         # One connection for all.
         texts = host.run("; echo --; ".join(commands)).stdout.split("--\n")
-        has_hosts, has_resolver, route, *found = (text.strip() for text in texts)
+        has_hosts, has_resolver, switch, route, far, *found = (text.strip() for text in texts)
         for path, has in (("hosts", has_hosts), ("resolv.conf", has_resolver)):
             assert has == (seed / path).read_text().strip(), f"changed by hand: /etc/{path} of {name}"
+        assert switch.split() == ["hosts:", "files", "dns"], f"{name} asks for names by {switch!r}"
         assert route.startswith(f"{gateway} "), f"{name} has no route to other networks by its gateway: {route!r}"
+        assert far.count(gateway.removeprefix("default ")) == 2, f"{name} has another route to some of them: {far}"
         assert found == list(map(address, OURS)), f"{name} finds {', '.join(OURS)} at {found}"
-    # Debian's authorities: those of the services outside.
-    known = int(edge1.check_output("grep --count BEGIN /etc/ssl/certs/ca-certificates.crt"))
-    assert known > 100, f"edge1 knows {known} authorities"
+
+
+@pytest.mark.parametrize("name", ["main1", "edge1"])
+def test_a_host_believes_the_authorities_of_debian_and_of_the_site(request, name):
+    """Those of the services outside; with one more, somebody else is taken for them and for main1."""
+    host = request.getfixturevalue(name)
+    store = "/etc/ssl/certs"
+    known = int(host.check_output(f"grep --count BEGIN {store}/ca-certificates.crt"))
+    assert known > 100, f"{name} knows {known} authorities"
+    files = "/usr/share/ca-certificates/*/*.crt /usr/local/share/ca-certificates/*.crt"
+    others = host.run(f"cat {files} | grep --invert-match -xFf - {store}/ca-certificates.crt").stdout
+    assert others == "", f"{name} believes what is in none of its authorities' files: {others}"
+    found = host.check_output(f"find {store} ! -type d -exec readlink --canonicalize {{}} +").splitlines()
+    others = {path for path in found if not path.startswith("/usr/")}
+    others -= {f"{store}/ca-certificates.crt", f"{store}/airflow-api.pem"}
+    assert others == set(), f"{name} believes authorities that no package and no role brought: {others}"
 
 
 def test_the_nas_says_that_it_is_this_one(nas1):
@@ -376,9 +432,13 @@ def test_no_other_edge_worker_takes_tasks(airflow):
     assert set(others.values()) <= {"offline"}, f"edge workers of no host of the site: {others}"
 
 
-def test_tasks_find_a_slot(airflow):
+def test_tasks_find_a_slot_and_a_process(airflow, main1):
     slots = airflow.call("GET", "/api/v2/pools/default_pool")["slots"]
     assert slots == 128, f"default_pool has {slots} slots, and tasks wait for one"
+    # The edge worker's are told by the API; one more removes old DAG bundles.
+    command = "pgrep --count --parent $(systemctl show --property=MainPID --value airflow-celery-worker)"
+    processes = int(main1.check_output(command)) - 1
+    assert processes == 8, f"the Celery worker has {processes} processes for tasks, and not 8"
 
 
 def test_there_is_room_on_every_disk(nas1, main1, edge1):

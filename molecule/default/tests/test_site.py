@@ -4,9 +4,11 @@ import contextlib
 import copy
 import hashlib
 import json
+import os
 import re
 import socket
 import time
+from datetime import datetime
 
 import pytest
 
@@ -232,6 +234,8 @@ def test_nobody_else_reads_the_secrets_on_the_controller():
     assert len(modes) >= 6
     assert set(modes.values()) == {0o600}, modes
     assert (STATE / "secrets").stat().st_mode & 0o777 == 0o700
+    owners = {path.stat().st_uid for path in (STATE / "secrets", *(STATE / "secrets").iterdir())}
+    assert owners == {os.getuid()}, f"the secrets are of the users {owners}"
 
 
 def test_an_edge_host_knows_one_secret(edge1):
@@ -268,7 +272,7 @@ def test_airflow_starts_from_bytecode(main1, edge1):
 
 
 def test_a_consumer_is_not_paused_while_its_producer_runs(airflow):
-    """Airflow drops events for a paused DAG. Both are paused until somebody unpauses them."""
+    """An event starts no run of a paused DAG. Both are paused until somebody unpauses them."""
     producer, consumer = (airflow.call("GET", f"/api/v2/dags/{name}_dag") for name in ("producer", "consumer"))
     assert producer["is_paused"] or not consumer["is_paused"], "consumer_dag is paused: it misses the producer's files"
     forgotten = producer["is_paused"] and airflow.states("producer_dag")
@@ -279,6 +283,13 @@ def test_a_consumer_is_not_paused_while_its_producer_runs(airflow):
     ]
     lost = [name for name in fetched if paused.get(f"{name}_load")]
     assert lost == [], f"files of these feeds are fetched and not loaded, for NAME_load is paused: {lost}"
+
+
+def test_the_producer_is_due_within_a_day(airflow):
+    """A run that a wrong clock has made lies in the future, and is waited for."""
+    due = airflow.call("GET", "/api/v2/dags/producer_dag")["next_dagrun_run_after"]
+    ahead = datetime.fromisoformat(due).timestamp() - time.time()
+    assert ahead < 25 * 3600, f"producer_dag runs next at {due}"
 
 
 def test_the_edge_worker_is_healthy_in_the_ui(airflow):
@@ -324,6 +335,24 @@ def test_the_file_is_on_the_nas_and_the_consumer_read_it(outcome, nas1):
     assert hashlib.sha256(text.encode()).hexdigest() == content.sha256sum
 
 
+def test_the_consumer_has_read_every_file(outcome, main1):
+    """A later run does not read what one that failed should have read."""
+    query = (
+        "SELECT event.extra->>'$.path' AS path FROM asset_event AS event"
+        " LEFT JOIN dagrun_asset_event AS seen ON seen.event_id = event.id"
+        " LEFT JOIN dag_run ON dag_run.id = seen.dag_run_id WHERE event.source_dag_id = 'producer_dag'"
+        " GROUP BY path HAVING SUM(IFNULL(dag_run.state = 'success', FALSE)) = 0"
+    )
+
+    def unread():
+        return main1.check_output("mysql --batch --skip-column-names airflow --execute %s", query)
+
+    # A run may be on its way.
+    with contextlib.suppress(TimeoutError):
+        until(lambda: not unread(), 60)
+    assert unread() == "", f"published, and not read by a run of consumer_dag: {unread()}"
+
+
 def test_every_file_on_the_nas_is_as_it_was_published(outcome, main1, nas1):
     """Each of which an asset event tells."""
     query = "SELECT extra->>'$.sha256', extra->>'$.path' FROM asset_event WHERE extra->>'$.sha256' <> '' ORDER BY id"
@@ -333,6 +362,11 @@ def test_every_file_on_the_nas_is_as_it_was_published(outcome, main1, nas1):
     digests = "".join(f"{digest}  {path}\n" for path, digest in published.items())
     checked = nas1.run("printf %s | sha256sum --check --quiet", digests.replace(FILESTORAGE, "/srv/filestorage"))
     assert checked.rc == 0, f"changed after it was published, or gone: {checked.stdout}{checked.stderr}"
+    # Without it the name may be given to other content, when the file has been removed.
+    lines = nas1.check_output("find /srv/filestorage -name '.*.json' -exec grep --no-filename . {} +").splitlines()
+    manifests = {manifest["path"]: manifest["sha256"] for manifest in map(json.loads, lines)}
+    without = {path for path, digest in published.items() if manifests.get(path) != digest}
+    assert without == set(), f"without the manifest that they were published with: {without}"
 
 
 def test_the_ui_shows_the_log_of_the_edge_task(airflow, outcome):

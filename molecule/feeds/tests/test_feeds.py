@@ -173,7 +173,7 @@ def test_a_file_that_comes_late_and_whose_event_is_lost_is_loaded(airflow, fetch
     day = TODAY - timedelta(days=5)
     run = fetch("lab_csv", day, wait=False)
     until(lambda: airflow.task(run, "fetch")["state"] == "up_for_reschedule", 60)
-    # Airflow drops events for a paused DAG. A load that has begun, such as that of the schedule, goes on.
+    # An event starts no run of a paused DAG. A load that has begun, such as that of the schedule, goes on.
     airflow.call("PATCH", "/api/v2/dags/lab_csv_load", {"is_paused": True})
     until(lambda: "running" not in airflow.states("lab_csv_load"), 120)
     put(day, "id,name\\n1,late\\n")

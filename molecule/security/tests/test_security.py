@@ -41,6 +41,15 @@ def test_what_is_open_to_the_network(request, host):
     assert {port for port, answer in answers.items() if answer == "silent"} == set()
 
 
+@pytest.mark.parametrize("host", OPEN)
+def test_what_listens_to_the_network(request, host):
+    """By IPv6 and UDP, too, which a stranger to the lab cannot try."""
+    sockets = request.getfixturevalue(host).check_output("ss --no-header --listening --numeric --tcp --udp")
+    local = {line.split()[4] for line in sockets.splitlines()}
+    open_ = {int(name.rpartition(":")[2]) for name in local if not name.startswith(("127.", "[::1]"))}
+    assert open_ == OPEN[host], f"{host} listens on {sorted(local)}"
+
+
 @pytest.mark.parametrize("host", ["main1", "edge1"])
 def test_what_is_open_to_the_nas(nas1, host):
     program = (
@@ -259,7 +268,7 @@ def test_secrets_are_not_where_others_look(request, host):
         "journalctl --no-pager --output cat | grep -F -f /run/secrets-test | sed 's/^/journal: /' | head -3;"
         " cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -oF -f /run/secrets-test;"
         " chmod 644 /run/secrets-test;"
-        # What packages brought is left out; the NAS is searched on its own host.
+        # What packages brought is left out.
         # find goes back to where it began, which has to be open to nobody.
         " cd /; timeout 300 setpriv --reuid=nobody --regid=nogroup --clear-groups"
         " find $(ls -d /* | grep -vE '^/(bin|boot|dev|lib.*|proc|sbin|sys|usr)$') /usr/local -xdev"
@@ -272,6 +281,20 @@ def test_secrets_are_not_where_others_look(request, host):
     finally:
         connection.check_output("rm /run/secrets-test")
     assert found == ""
+
+
+@pytest.mark.parametrize("host", ["edge1", "nas1"])
+def test_main_keeps_its_secrets_to_itself(request, host):
+    """Root of another host does not find them, nor does a task on the NAS."""
+    connection = request.getfixturevalue(host)
+    values = {name: value for name, value in secrets().items() if (host, name) != ("edge1", "jwt_secret")}
+    places = "/etc /home /opt/airflow/logs /root /srv /tmp /var/backups /var/tmp"
+    connection.check_output("umask 077; printf %s >/run/secrets-test", "\n".join(values.values()) + "\n")
+    try:
+        found = connection.run(f"timeout 300 grep -rlF -f /run/secrets-test {places}").stdout
+    finally:
+        connection.check_output("rm /run/secrets-test")
+    assert found == "", f"secrets of main1 on {host}: {found}"
 
 
 def test_git_does_not_take_secrets():
