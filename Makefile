@@ -13,7 +13,7 @@ export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 # `site` is default up to its tests, `long` has those of outages that take minutes each. In this order a lab has gone before the
 # next one boots, where only one thing is done at a time.
 SCENARIOS := $(addprefix molecule-,site default airflow_edge outages security nas airflow_dags redis mysql preflight)
-MORE := $(addprefix molecule-,feeds long rotation celery proxy endurance)
+MORE := $(addprefix molecule-,feeds long rotation celery proxy variables endurance)
 .PHONY: help demo test test-more lint docs test-units molecule $(SCENARIOS) $(MORE) destroy prove lock audit stop clean distclean
 
 help:  ## this list
@@ -26,7 +26,7 @@ demo: .venv/ready  ## boot three hosts on this machine, install everything, run 
 test: CHECKS := lint test-units
 test: molecule  ## everything that CI runs: lint, unit tests, all scenarios
 
-test-more: $(MORE)  ## what `make test` leaves out for time: feeds from an outside service, long outages, secrets renewed on a running site, a second Celery host, your own certificates and reverse proxy, power cuts and large files
+test-more: $(MORE)  ## what `make test` leaves out for time: feeds from an outside service, long outages, secrets renewed on a running site, a second Celery host, your own certificates and reverse proxy, other variables, power cuts and large files
 
 lint: .venv/ready  ## yamllint, ruff, ansible-lint; each role's variables are the same in defaults, argument_specs and README
 	yamllint --strict .
@@ -68,7 +68,7 @@ JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print 
 SCENARIO_site := default
 SCENARIO_long := outages
 molecule-default: molecule-site /usr/bin/chromedriver
-molecule-proxy: /usr/bin/chromedriver
+molecule-proxy molecule-variables: /usr/bin/chromedriver
 molecule-airflow_edge: molecule-site
 molecule-outages: molecule-default molecule-airflow_edge
 molecule-security: molecule-outages

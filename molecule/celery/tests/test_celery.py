@@ -96,9 +96,13 @@ def another_name(main1, out1):
         host.check_output("mv /root/hosts /etc/hosts")
 
 
-def test_the_account_is_for_these_two_hosts_alone(main1):
+def hosts_of_the_account(main1):
     query = "mysql --batch --skip-column-names --execute=\"SELECT host FROM mysql.user WHERE user = 'airflow'\""
-    assert set(main1.check_output(query).split()) == {"127.0.0.1", address("main1"), address("out1")}
+    return set(main1.check_output(query).split())
+
+
+def test_the_account_is_for_these_two_hosts_alone(main1):
+    assert hosts_of_the_account(main1) == {"127.0.0.1", address("main1"), address("out1")}
 
 
 def test_nobody_is_served_in_the_clear(main1, out1):
@@ -141,3 +145,16 @@ def test_security_updates_are_installed_every_day(out1):
     assert "Debian-Security" in said
     assert re.search("(Initial|Packages) blacklist: redis", said)
     assert 'APT::Periodic::Unattended-Upgrade "1"' in said
+
+
+def test_a_host_that_is_removed_leaves_nothing_open(airflow, main1, out1):
+    """As README.md says; the last one here. The database and the broker are the main server's alone again."""
+    out1.check_output("systemctl disable --now airflow.target")
+    play("site.yml", directory=".")
+    assert not re.search("changed=[1-9]", play("site.yml", directory="."))
+    local = {line.split()[3] for line in main1.check_output("ss --no-header --listening --numeric --tcp").splitlines()}
+    assert {name for name in local if name.endswith((":3306", ":6379"))} == {"127.0.0.1:3306", "127.0.0.1:6379"}
+    assert hosts_of_the_account(main1) == {"127.0.0.1"}
+    done = run_pipeline(airflow)
+    assert done["consumer"]["state"] == "success"
+    assert airflow.task(done["consumer"], "process_file_from_nas")["hostname"] == "main1"
