@@ -181,6 +181,17 @@ def test_a_certificate_is_renewed_while_workers_work(rotated, main1, edge1):
     assert edge1.service("airflow-edge-worker.service").is_running
 
 
+def test_a_password_that_the_database_refuses_stops_nothing(rotated, main1):
+    """That of a database which somebody else keeps, say."""
+    arguments = ("airflow.yml", "--limit", "localhost,airflow_main")
+    show = "systemctl show --property=ActiveEnterTimestamp 'airflow-*.service'"
+    before = main1.check_output(show)
+    with pytest.raises(RuntimeError, match=r"(?s)does not let.*Access denied"):
+        play(*arguments, "-e", json.dumps({"airflow_main_database_password": "another", **SETTINGS}))
+    assert main1.check_output(show) == before
+    play(*arguments, "-e", json.dumps(SETTINGS))
+
+
 def test_logins_are_limited(rotated):
     """The last one here, for others would have to wait."""
     # The account is another since it had another name.
