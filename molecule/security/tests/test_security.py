@@ -259,6 +259,16 @@ def test_tasks_cannot_change_what_root_runs_or_other_tasks_load(request, host):
     assert connection.run(writable).stdout == ""
 
 
+@contextlib.contextmanager
+def file_of(values, host):
+    """Secrets for grep to look for, one a line, in /run/secrets-test of the host."""
+    host.check_output("umask 077; printf %s >/run/secrets-test", "\n".join(values.values()) + "\n")
+    try:
+        yield
+    finally:
+        host.check_output("rm /run/secrets-test")
+
+
 @pytest.mark.parametrize("host", ["main1", "edge1", "nas1"])
 def test_secrets_are_not_where_others_look(request, host):
     """Not in the journal, a command line, or a file that everybody can read."""
@@ -275,12 +285,8 @@ def test_secrets_are_not_where_others_look(request, host):
         " '(' -name airflow-uv -o -name venvs -o -name secrets-test ')' -prune -o -type f -readable"
         " -exec grep -lF -f /run/secrets-test {} + 2>/dev/null; true"
     )
-    connection.check_output("umask 077; printf %s >/run/secrets-test", "\n".join(values.values()) + "\n")
-    try:
-        found = connection.check_output(script)
-    finally:
-        connection.check_output("rm /run/secrets-test")
-    assert found == ""
+    with file_of(values, connection):
+        assert connection.check_output(script) == ""
 
 
 @pytest.mark.parametrize("host", ["edge1", "nas1"])
@@ -289,11 +295,8 @@ def test_main_keeps_its_secrets_to_itself(request, host):
     connection = request.getfixturevalue(host)
     values = {name: value for name, value in secrets().items() if (host, name) != ("edge1", "jwt_secret")}
     places = "/etc /home /opt/airflow/logs /root /srv /tmp /var/backups /var/tmp"
-    connection.check_output("umask 077; printf %s >/run/secrets-test", "\n".join(values.values()) + "\n")
-    try:
+    with file_of(values, connection):
         found = connection.run(f"timeout 300 grep -rlF -f /run/secrets-test {places}").stdout
-    finally:
-        connection.check_output("rm /run/secrets-test")
     assert found == "", f"secrets of main1 on {host}: {found}"
 
 
