@@ -60,7 +60,7 @@ molecule: .venv/ready  ## the site and its roles on labs of their own: check, co
 destroy:
 	@for lab in default roles; do LAB=$$lab python lab/lab.py destroy; done
 
-FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: )|^[a-z_]+ \| (E  |FAILED |ERROR )'
+FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: |dpkg: error )|^[a-z_]+ \| (E  |FAILED |ERROR )'
 
 # A site, a new edge host beside it and the roles' hosts, when /dev/shm has the memory: so many keep two cores busy.
 JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 15) ? 1 : 3}')
