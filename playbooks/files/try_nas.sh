@@ -10,22 +10,25 @@ server=${src%%:*}
 
 address=$({ getent ahostsv4 "$server" || getent ahosts "$server"; } | awk '{ print $1; exit }')
 [ -n "$address" ] || exit 11
-timeout 5 python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], 2049), 4)' "$address" 2>/dev/null || exit 12
+timeout 30 python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], 2049), 4)' "$address" 2>/dev/null || exit 12
 directory=$(mktemp -d)
 if ! mount -i -t nfs4 -o "$vers,addr=$address,soft,timeo=50,retrans=2,noexec,nosuid" "$src" "$directory"; then
     rmdir "$directory"
     exit 13
 fi
 setpriv --reuid "$uid" --regid "$gid" --clear-groups \
-    sh -c 'cd "$1" && touch ".airflow-probe-$$" || exit 14
-        ln ".airflow-probe-$$" ".airflow-probe-$$-2" || written=15
-        rm ".airflow-probe-$$"* || exit 14
+    sh -c 'cd "$1" || exit 14
+        # Other hosts try at the same time.
+        own=$(cat /proc/sys/kernel/random/uuid)
+        touch ".airflow-probe-$own" || exit 14
+        ln ".airflow-probe-$own" ".airflow-probe-$own-2" || written=15
+        rm ".airflow-probe-$own"* || exit 14
         # Whole or not at all, and never over another.
         if [ "$3" = make ] && ! [ -e .nas ]; then
-            printf "%s\n" "$2" >".nas-$$" && chmod 0440 ".nas-$$" || exit 14
+            printf "%s\n" "$2" >".nas-$own" && chmod 0440 ".nas-$own" || exit 14
             # Another host may have been quicker.
-            ln ".nas-$$" .nas 2>/dev/null && echo made
-            rm -f ".nas-$$"
+            ln ".nas-$own" .nas 2>/dev/null && echo made
+            rm -f ".nas-$own"
         fi
         if [ -e .nas ] && [ "$(cat .nas)" != "$2" ]; then cat .nas; written=16; fi
         exit "${written:-0}"' sh "$directory" "$src" "$guard"
