@@ -51,8 +51,10 @@ test-units: .venv-dags/ready  ## contracts of the roles; unit tests of dags/ in 
 
 molecule: .venv/ready  ## the site and its roles on labs of their own: check, converge, idempotence, reboot, verify
 	@rm -f .cache/molecule-*.log
+	@# Hosts that an interrupted run has left have their memory still.
+	@$(MAKE) --no-print-directory destroy
 	@# What failed is said again at the end: the scenarios' lines are mixed.
-	@$(MAKE) --no-print-directory --jobs $(JOBS) $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS) || { \
+	@$(MAKE) --no-print-directory --jobs $${JOBS:-$$($(JOBS_THAT_FIT))} $(firstword $(SCENARIOS)) $(CHECKS) $(SCENARIOS) || { \
 	    $(FAILURES) .cache/molecule-*.log | tail -n 150; failed=1; }; \
 	    $(MAKE) --no-print-directory destroy; exit $${failed:-0}
 
@@ -63,7 +65,7 @@ destroy:
 FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: |dpkg: error )|^[a-z_]+ \| (E  |FAILED |ERROR )'
 
 # A site, a new edge host beside it and the roles' hosts, when /dev/shm has the memory: so many keep two cores busy.
-JOBS ?= $(shell df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 15) ? 1 : 3}')
+JOBS_THAT_FIT := df --output=avail --block-size=G /dev/shm | awk 'NR == 2 {print ($$1 + 0 < 15) ? 1 : 3}'
 # To boot a site takes minutes: airflow_edge, which brings a host of its own, outages and security go on with that of default.
 SCENARIO_site := default
 SCENARIO_long := outages
@@ -133,7 +135,7 @@ distclean: clean  ## remove the virtualenvs and caches, too
 .venv/ready: requirements/uv.txt requirements/controller.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This needs Python 3.11 or newer; set PYTHON=")'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Installing python3-venv"; \
-	    $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq --no-install-recommends python3-venv >/dev/null; }
+	    $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -o DPkg::Lock::Timeout=600 --no-install-recommends python3-venv >/dev/null; }
 	@echo "Making .venv with the controller's tools"
 	@$(PYTHON) -m venv --clear .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
@@ -144,7 +146,7 @@ distclean: clean  ## remove the virtualenvs and caches, too
 /usr/bin/chromedriver: | $(or $(filter lint test-units,$(MAKECMDGOALS)),$(filter molecule-site,$(MAKECMDGOALS)))
 	@echo "Installing chromium-driver"
 	@$(SUDO) apt-get update -qq
-	@$(SUDO) DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium-driver >/dev/null
+	@$(SUDO) DEBIAN_FRONTEND=noninteractive apt-get install -qq -o DPkg::Lock::Timeout=600 --no-install-recommends chromium-driver >/dev/null
 
 .venv-audit/ready: .venv/ready requirements/audit.txt
 	@echo "Making .venv-audit, with the tools of make audit"

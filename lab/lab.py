@@ -188,7 +188,8 @@ def install_packages() -> None:
         say(f"installing {' '.join(missing)}")
         run("apt-get", "update", "--quiet")
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        run("apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *missing, env=environment)
+        options = ["--option=DPkg::Lock::Timeout=600", "--yes", "--quiet", "--no-install-recommends"]
+        run("apt-get", "install", *options, *missing, env=environment)
 
 
 @functools.cache
@@ -593,7 +594,7 @@ def kill(host: str) -> None:
             os.kill(process, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    if not wait_until(lambda: not members(pid), 20):
+    if not wait_until(lambda: not members(pid), 120):
         die(f"{host} (process {pid}) does not end")
 
 
