@@ -18,7 +18,7 @@ from lab import STATE, address
 ENDED = ("success", "failed")
 
 
-def until(condition, seconds: float = 60, interval: float = 1):
+def until(condition, seconds: float = 180, interval: float = 1):
     """Wait until a condition holds, and return what it returned; raises TimeoutError when it does not."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
