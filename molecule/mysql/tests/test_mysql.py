@@ -30,6 +30,13 @@ def test_it_is_mysql_not_mariadb(ask):
     assert "MariaDB" not in version
 
 
+def test_its_package_has_failed_twice_and_its_data_are_of_another_attempt(main1):
+    attempts = main1.check_output("cat /var/log/mysql/error.log").split("initializing of server in progress")[1:]
+    assert len(attempts) > 2
+    assert all("is unusable" in attempt for attempt in attempts[:2])
+    assert "is unusable" not in attempts[-1]
+
+
 def test_it_runs_now_and_at_boot(main1):
     assert main1.service("mysql.service").is_running
     assert main1.service("mysql.service").is_enabled

@@ -54,8 +54,8 @@ def test_each_version_of_a_days_file_is_in_the_table_once(airflow, fetch, loaded
         put(each, "id,name\\n1,one\\n2,two\\nx,bad\\n")
     airflow.unpause("foreign_rates_load")
     airflow.unpause("foreign_rates_fetch")
-    first = "/api/v2/dags/foreign_rates_fetch/dagRuns?order_by=run_after&limit=1"
-    [run] = until(lambda: airflow.call("GET", first)["dag_runs"])
+    oldest = "/api/v2/dags/foreign_rates_fetch/dagRuns?order_by=run_after&limit=1"
+    [run] = until(lambda: airflow.call("GET", oldest)["dag_runs"])
     day = datetime.fromisoformat(run["run_after"]).date()
     run = airflow.follow(run)
     assert run["state"] == "success"
