@@ -15,8 +15,8 @@ from pathlib import Path
 # Seconds between two looks, and without an answer until a directory counts as away.
 INTERVAL = 5
 PATIENCE = 15
-# A file that says which share it is; made by playbooks/nas.yml.
-GUARD = ".nas"
+# The file on the share that proves the mount; playbooks/nas.yml creates the file.
+GUARD = os.environ.get("NAS_GUARD", ".nas")
 
 log = logging.getLogger(__name__)
 
