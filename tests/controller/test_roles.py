@@ -1,30 +1,50 @@
 """Every role's contract: what meta/argument_specs.yml says of a variable is what defaults/main.yml has."""
 
+import re
+
 import pytest
 import yaml
 
-from lab import ROOT
+from docs.variables import ROOT, options_of, specs, unit_of
 
 TYPES = {"str": str, "path": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
+# Numbers that count nothing.
+NUMBERS = re.compile(r"_(port|uid|gid)$")
+# A key of vars or set_fact, a register or loop_var, a name of Jinja's.
+PRIVATE_MADE = re.compile(
+    r"(?:^\s*(?:- )?|[{,] ?)(__\w+):|(?:register|loop_var): (__\w+)|\{%-? (?:set|for) (__\w+)", re.MULTILINE
+)
 
 
-def read(role, path):
-    return yaml.safe_load((ROOT / "roles" / role / path).read_text()) or {}
+def defaults_of(role):
+    path = ROOT / "roles" / role / "defaults/main.yml"
+    return (yaml.safe_load(path.read_text()) if path.exists() else {}) or {}
 
 
-def options_of(role):
-    return read(role, "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+def files_of(role):
+    """Return what Ansible reads of a role, but for what describes its own variables."""
+    paths = (ROOT / "roles" / role).rglob("*")
+    return [path for path in paths if path.is_file() and path.parent.name != "meta" and path.suffix in {".yml", ".j2"}]
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_specs_and_defaults_agree(role):
-    """ansible-docsmith compares names and values, too (`make lint`); it does not compare types."""
-    options, defaults = options_of(role), read(role, "defaults/main.yml")
+    options, defaults = options_of(role), defaults_of(role)
     assert {name for name, option in options.items() if not option.get("required")} == set(defaults)
     for name, value in defaults.items():
         assert options[name]["default"] == value, name
         assert type(value) is TYPES[options[name].get("type", "str")] or "{{" in str(value), name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_entry_points_agree_and_have_their_tasks(role):
+    options = options_of(role)
+    for entry, spec in specs(role).items():
+        assert spec["short_description"], entry
+        assert (ROOT / "roles" / role / "tasks" / f"{entry}.yml").exists(), entry
+        for name, option in spec.get("options", {}).items():
+            assert option == options[name], f"{entry}: {name} differs from another entry point's; use a YAML anchor"
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -39,7 +59,31 @@ def test_every_variable_has_its_roles_prefix_and_a_description(role):
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_every_number_has_a_unit(role):
+    for name, option in options_of(role).items():
+        if option.get("type") in ("int", "float") and not NUMBERS.search(name):
+            assert unit_of(option), f"{name}: end its description with 'Unit: seconds.', or whatever it counts"
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_no_role_includes_another(role):
     """Its handlers would come once more, with the conditions of the include, for all hosts that are notified later."""
     for path in (ROOT / "roles" / role).glob("*/*.yml"):
         assert "include_role" not in path.read_text(), f"{path}: import_role, or include_tasks"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_private_variables_are_the_roles_own(role):
+    texts = {path: path.read_text() for path in files_of(role)}
+    made = {name for text in texts.values() for names in PRIVATE_MADE.findall(text) for name in names if name}
+    for path, text in texts.items():
+        found = {name for name in re.findall(r"\b__\w+", text) if not name.endswith("__")} - made
+        assert not found, f"{path.relative_to(ROOT)} reads {', '.join(sorted(found))}, which this role does not set"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_restates_anothers_default(role):
+    others = {name for other in ROLES if other != role for name in options_of(other)}
+    for path in files_of(role):
+        found = others.intersection(re.findall(r"\b(\w+)\s*\|\s*default\(", path.read_text()))
+        assert not found, f"{path.relative_to(ROOT)} has a default of its own for {', '.join(sorted(found))}"
