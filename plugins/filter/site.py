@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import base64
 import hashlib
+import ipaddress
+import json
 import re
+from urllib.parse import urlsplit
 
 CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 
@@ -57,6 +61,78 @@ def host_port(host: str, port: int | str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def site_ports(host: str, groups: dict, hostvars: dict) -> list[dict]:
+    """Return the ports of a host that the site needs, as the role firewall takes them: port and sources.
+
+    No sources means everybody.
+    """
+    here, main = hostvars[host], hostvars[hostvars[host]["site_main"]]
+
+    def is_in(group: str) -> bool:
+        return host in groups.get(group, [])
+
+    ports = []
+    if is_in("reverse_proxy"):
+        users, workers = (here.get(f"reverse_proxy_{kind}_sources", []) for kind in ("user", "worker"))
+        # Both lists, unless one of them means everybody.
+        sources = [*users, *workers] if users and workers else []
+        ports.append({"port": here.get("reverse_proxy_port", 443), "sources": sources})
+    # A reverse proxy of the user's own on another host.
+    proxies = [name for name in here.get("airflow_main_proxy_addresses", []) if name not in ("127.0.0.1", "::1")]
+    if is_in("airflow_main") and proxies:
+        ports.append({"port": here["site_api_port"], "sources": proxies})
+    clients = [*here["site_celery_addresses"], *here["site_database_clients"]]
+    if not here["site_is_private"]:
+        ports += [
+            {"port": here[f"site_{group}_port"], "sources": clients} for group in ("mysql", "redis") if is_in(group)
+        ]
+    if is_in("airflow_celery") and not is_in("airflow_main"):
+        # The main server asks other Celery hosts for the logs of running tasks.
+        ports.append({"port": 8793, "sources": [main["site_address"]]})
+    if is_in("nas"):
+        ports.append({"port": 2049, "sources": here["site_airflow_addresses"]})
+    return ports
+
+
+def certificate_hosts(groups: dict, hostvars: dict) -> dict[str, list[str]]:
+    """Return the hosts that need a certificate, each with its subject alternative names.
+
+    These are the reverse proxy, and database and broker where other hosts use them.
+    """
+    proxies = groups.get("reverse_proxy", [])
+    shared = [host for group in ("mysql", "redis") for host in groups.get(group, [])]
+    urls = {urlsplit(hostvars[host]["airflow_url"]).hostname for host in groups.get("airflow_edge", [])}
+    hosts = {}
+    for host in [*proxies, *(host for host in shared if not hostvars[host]["site_is_private"])]:
+        names = [host, hostvars[host]["site_address"]]
+        if host in proxies:
+            names += [*hostvars[host].get("certificates_names", []), *sorted(urls)]
+        hosts[host] = list(dict.fromkeys(f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in names))
+    return hosts
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def trusted_keys(public_key: str, known: str, previous: int | str = 1) -> str:
+    """Return a JSON Web Key Set of an Ed25519 key in PEM and of the keys that were known before it.
+
+    `known` is the text of the current set, or empty; as many of its other keys stay as `previous` says.
+    """
+    # RFC 8037. In DER, the key is behind 12 bytes.
+    raw = base64.b64decode("".join(public_key.strip().splitlines()[1:-1]))[12:]
+    x = base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    kid = hashlib.sha256(x.encode()).hexdigest()[:16]
+    key = {"alg": "EdDSA", "crv": "Ed25519", "kid": kid, "kty": "OKP", "use": "sig", "x": x}
+    others = [other for other in json.loads(known)["keys"] if other["kid"] != kid] if known else []
+    return json.dumps({"keys": [key, *others][: 1 + int(previous)]}, indent=4, sort_keys=True)
+
+
 def python_error(text: str) -> str:
     """Return where a text is not Python ("line 3"), or an empty text. The line itself may hold a password."""
     try:
@@ -72,9 +148,12 @@ class FilterModule:
     def filters(self) -> dict:
         return {
             "certificate_files": certificate_files,
+            "certificate_hosts": certificate_hosts,
             "certificates": certificates,
             "differing_files": differing_files,
             "host_port": host_port,
             "package_alternatives": package_alternatives,
             "python_error": python_error,
+            "site_ports": site_ports,
+            "trusted_keys": trusted_keys,
         }
