@@ -61,36 +61,33 @@ def host_port(host: str, port: int | str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def site_ports(host: str, groups: dict, hostvars: dict) -> list[dict]:
+def site_ports(site: dict, host: str, groups: dict, variables: dict) -> list[dict]:
     """Return the ports of a host that the site needs, as the role firewall takes them: port and sources.
 
-    No sources means everybody.
+    `site` has what follows from the inventory (playbooks/hosts.yml), `variables` are the host's own. No sources means everybody.
     """
-    here, main = hostvars[host], hostvars[hostvars[host]["site_main"]]
 
     def is_in(group: str) -> bool:
         return host in groups.get(group, [])
 
     ports = []
     if is_in("reverse_proxy"):
-        users, workers = (here.get(f"reverse_proxy_{kind}_sources", []) for kind in ("user", "worker"))
+        users, workers = (variables.get(f"reverse_proxy_{kind}_sources", []) for kind in ("user", "worker"))
         # Both lists, unless one of them means everybody.
         sources = [*users, *workers] if users and workers else []
-        ports.append({"port": here.get("reverse_proxy_port", 443), "sources": sources})
+        ports.append({"port": variables.get("reverse_proxy_port", 443), "sources": sources})
     # A reverse proxy of the user's own on another host.
-    proxies = [name for name in here.get("airflow_main_proxy_addresses", []) if name not in ("127.0.0.1", "::1")]
+    proxies = [name for name in variables.get("airflow_main_proxy_addresses", []) if name not in ("127.0.0.1", "::1")]
     if is_in("airflow_main") and proxies:
-        ports.append({"port": here["site_api_port"], "sources": proxies})
-    clients = [*here["site_celery_addresses"], *here["site_database_clients"]]
-    if not here["site_is_private"]:
-        ports += [
-            {"port": here[f"site_{group}_port"], "sources": clients} for group in ("mysql", "redis") if is_in(group)
-        ]
+        ports.append({"port": site["api_port"], "sources": proxies})
+    if not site["is_private"]:
+        services = [group for group in ("mysql", "redis") if is_in(group)]
+        ports += [{"port": site[f"{group}_port"], "sources": site["clients"]} for group in services]
     if is_in("airflow_celery") and not is_in("airflow_main"):
         # The main server asks other Celery hosts for the logs of running tasks.
-        ports.append({"port": 8793, "sources": [main["site_address"]]})
+        ports.append({"port": 8793, "sources": [site["main"]]})
     if is_in("nas"):
-        ports.append({"port": 2049, "sources": here["site_airflow_addresses"]})
+        ports.append({"port": 2049, "sources": site["airflow"]})
     return ports
 
 
