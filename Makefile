@@ -20,7 +20,7 @@ help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: .venv/ready  ## boot three hosts on this machine, install everything, run the pipeline, show what came out
-	@python lab/demo.py
+	@python -m lab.demo
 
 # Beside the first scenario, which takes longest.
 test: CHECKS := lint test-units
@@ -60,7 +60,7 @@ molecule: .venv/ready  ## the site and its roles on labs of their own: check, co
 
 # By itself: what calls make is run by `make -n`, too.
 destroy:
-	@for lab in default roles; do LAB=$$lab python lab/lab.py destroy; done
+	@for lab in default roles; do LAB=$$lab python -m lab destroy; done
 
 FAILURES := grep -hE -A 20 '^[a-z_]+ \| .*(fatal: |FAILED! |Traceback |lab: |dpkg: error )|^[a-z_]+ \| (E  |FAILED |ERROR )'
 
@@ -93,18 +93,18 @@ $(SCENARIOS) $(MORE): molecule-%: .venv/ready
 	@rm -rf .cache/molecule/$*; mkdir -p .cache
 	@export LAB=$(or $(LAB_OF_$*),$*) NO_COLOR=1 PYTEST_ADDOPTS="$(PYTEST_$*) $$PYTEST_ADDOPTS"; \
 	    export MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$*; { \
-	    $(if $(filter site nas,$*),python lab/lab.py destroy || exit 1;) \
+	    $(if $(filter site nas,$*),python -m lab destroy || exit 1;) \
 	    for command in $(or $(COMMANDS_$*),test); do \
 	        molecule $$command --scenario-name $(or $(SCENARIO_$*),$*) || exit 1; \
 	    done; \
-	    $(if $(filter security preflight,$*),python lab/lab.py destroy || exit 1;) \
+	    $(if $(filter security preflight,$*),python -m lab destroy || exit 1;) \
 	    } 2>&1 | sed --unbuffered "s/^/$* | /" | tee .cache/$@.log && rm .cache/$@.log || { \
 	    $(FAILURES) .cache/$@.log | tail -n 50; exit 1; }
 
 # As it is: a name may have an apostrophe.
 prove: export BREAKS := $(BREAKS)
-prove: .venv/ready  ## break a converged lab on purpose, in every way of lab/breaks.yml: the checks have to notice
-	LAB=prove python lab/prove.py "$$BREAKS"
+prove: .venv/ready  ## break a converged lab on purpose, once per theme of lab/breaks/, in every way with BREAKS=all: the checks have to notice
+	LAB=prove python -m lab.prove "$$BREAKS"
 
 lock: .venv/ready  ## renew the hash-pinned files in requirements/ from the ranges in pyproject.toml
 	for group in uv controller build main edge dags-test audit; do \
@@ -122,10 +122,10 @@ audit: .venv-audit/ready  ## known vulnerabilities in what hosts install, and wh
 	done; exit $${failed:-0}
 
 stop: .venv/ready  ## shut the demo's hosts down; `make demo` boots them again
-	python lab/lab.py stop
+	python -m lab stop
 
 clean:  ## remove the labs: hosts, disks, images, namespaces, NAT rules
-	for lab in $(filter-out images snapshots,$(notdir $(wildcard .lab/*))); do LAB=$$lab $(PYTHON) lab/lab.py destroy || exit 1; done
+	for lab in $(filter-out images snapshots,$(notdir $(wildcard .lab/*))); do LAB=$$lab $(PYTHON) -m lab destroy || exit 1; done
 	$(SUDO) rm -rf .lab
 
 distclean: clean  ## remove the virtualenvs and caches, too

@@ -1,4 +1,4 @@
-"""`make demo`: boot the lab, install everything, run the pipeline, show what came out."""
+"""`make demo`: boot the lab, install everything, run the pipeline, show the results."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import subprocess
 import sys
 import time
 
-from lab import ROOT, SSH_CONFIG, address, ssh
-from pipeline import Airflow, run_feed, run_pipeline, seconds
+from lab import ROOT, Lab
+
+# What tests share is below molecule/, where pytest finds it by pyproject.toml.
+sys.path.append(str(ROOT / "molecule"))
+from support.pipeline import Airflow, run_feed, run_pipeline, seconds
 
 FEED = "debian_packages"
 
 
 def main() -> None:
+    lab = Lab()
     parts: list[tuple[str, float]] = []
 
     def part(title: str, *command: str) -> None:
@@ -22,16 +26,16 @@ def main() -> None:
         begin = time.monotonic()
         code = subprocess.run(command, cwd=ROOT).returncode  # noqa: S603 - commands are ours
         if code:
-            sys.exit(f"`{' '.join(command)}` ended with exit code {code}; what it printed is above")
+            sys.exit(f"`{' '.join(command)}` ended with exit code {code}; its output is above")
         parts.append((title, time.monotonic() - begin))
 
-    part("Booting nas1, main1 and edge1", sys.executable, str(ROOT / "lab/lab.py"), "up")
+    part("Booting nas1, main1 and edge1", sys.executable, "-m", "lab", "up")
     part("Installing everything: ansible-playbook site.yml", "ansible-playbook", "site.yml")
     part("Adding an outside service, out1: lab/outside.yml", "ansible-playbook", "lab/outside.yml")
 
     print("\n== Running the pipeline", flush=True)
     begin = time.monotonic()
-    airflow = Airflow()
+    airflow = Airflow(lab=lab)
     outcome = run_pipeline(airflow)
     parts.append(("Running the pipeline", time.monotonic() - begin))
 
@@ -46,7 +50,7 @@ def main() -> None:
     )
     path = outcome["event"]["extra"]["path"]
     on_nas = path.replace("/opt/airflow/filestorage", "/srv/filestorage")
-    size = ssh("nas1", f"stat --format=%s {on_nas}").stdout.strip()
+    size = lab.ssh("nas1", f"stat --format=%s {on_nas}").stdout.strip()
 
     def duration(task: dict) -> float:
         return seconds(task["start_date"], task["end_date"])
@@ -74,7 +78,7 @@ def main() -> None:
         print(f"{number:2} {step:38} {where:11} {component:15} {state:10} {'' if took is None else f'{took:7.1f}'}")
 
     print(f"\nThe file on the NAS, nas1:{on_nas}:")
-    print(ssh("nas1", f"cat {on_nas}").stdout.rstrip())
+    print(lab.ssh("nas1", f"cat {on_nas}").stdout.rstrip())
     print("\nWhat the consumer read on main1:")
     for item in outcome["read"]:
         print(f"{item['path']}: {item['lines']}")
@@ -84,7 +88,7 @@ def main() -> None:
     count = "import lzma, sys; print(len([line for line in lzma.open(sys.argv[1]) if line.startswith(b'Package:')]))"
 
     def ask(host: str, *command: str) -> str:
-        return ssh(host, shlex.join(command)).stdout.strip()
+        return lab.ssh(host, shlex.join(command)).stdout.strip()
 
     def query(statement: str) -> list[str]:
         return ask("main1", "mysql", "--batch", "--skip-column-names", "warehouse", "-e", statement).split()
@@ -108,10 +112,10 @@ def main() -> None:
     print("\nHow long each part took:")
     for title, took in parts:
         print(f"{int(took) // 60:3}:{int(took) % 60:02} {title}")
-    config = os.path.relpath(SSH_CONFIG)
+    config = os.path.relpath(lab.ssh_config)
     print(f"""
 Look further:
-  UI                 https://{address("main1")}  (admin / {airflow.password})
+  UI                 https://{lab.address("main1")}  (admin / {airflow.password})
   on a host          ssh -F {config} edge1        (or main1, nas1, out1)
   the edge worker    ssh -F {config} edge1 systemctl status airflow-edge-worker
   Airflow's CLI      ssh -F {config} main1 airflow edge list-workers

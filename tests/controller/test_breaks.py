@@ -1,14 +1,13 @@
-"""What lab/breaks.yml says can be looked for, and is in the checks that `make prove` runs."""
+"""Every break of lab/breaks/ names a host and checks that exist, and `make prove` selects breaks as it says."""
 
 import re
 
 import pytest
-import yaml
 
 from lab import HOSTS, ROOT
-from prove import CHECKS
+from lab.prove import CHECKS, choose, themes
 
-BREAKS = yaml.safe_load((ROOT / "lab/breaks.yml").read_text())
+BREAKS = choose("all")
 TESTS = re.findall(r"(?m)^def (test_\w+)", "".join((ROOT / path).read_text() for path in CHECKS))
 
 
@@ -21,3 +20,10 @@ def test_a_break_can_be_looked_for(item):
 
 def test_no_break_is_there_twice():
     assert len({item["name"] for item in BREAKS}) == len(BREAKS)
+
+
+def test_one_break_of_each_theme_is_done_unless_others_are_asked_for():
+    assert choose("") == [breaks[0] for breaks in themes().values()]
+    assert 6 <= len(choose("")) <= 9
+    assert choose("redis has no PASSWORD|of this name there is none") == [themes()["redis"][0]]
+    assert choose("of this name there is none") == []

@@ -7,83 +7,130 @@ from types import SimpleNamespace
 
 import pytest
 
-import lab
+from lab import SITE, Lab, __main__, hosts, images, machine, snapshots
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A lab whose files are in a directory of the test."""
+    monkeypatch.setattr("lab.ROOT", tmp_path)
+    return Lab("test")
+
+
+def test_labs_of_one_process_share_nothing_but_the_images(lab):
+    other = Lab("demo")
+    assert lab.state != other.state
+    assert {lab.address(name) for name in lab.hosts}.isdisjoint(other.address(name) for name in other.hosts)
+    assert lab.environment["LAB"] == "test"
+    assert other.environment["LAB"] == "demo"
+
+
+def test_a_lab_has_the_name_that_the_environment_gives(monkeypatch):
+    monkeypatch.setenv("LAB", "other")
+    assert Lab().name == "other"
+    monkeypatch.delenv("LAB")
+    assert Lab().name == "demo"
+
+
+def test_an_image_has_another_name_when_its_recipe_changes(monkeypatch):
+    for name in ("debian_mirror", "apt_settings", "python_index"):
+        monkeypatch.setattr(images, name, str)
+    monkeypatch.setattr(images, "certificates", list)
+    before = images.image("trixie")
+    assert images.image("trixie") == before
+    assert images.image("forky") != before
+    monkeypatch.setattr(images, "SOURCE", images.SOURCE.replace("UseDNS no", "UseDNS yes"))
+    assert images.image("trixie") != before
 
 
 def test_an_image_stays_as_long_as_a_disk_or_a_snapshot_stands_on_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(lab, "IMAGES", tmp_path / "images")
+    monkeypatch.setattr(images, "IMAGES", tmp_path / "images")
     for name in ("trixie-1", "trixie-2", "trixie-3", "forky-1"):
         (tmp_path / f"images/{name}.ext4").parent.mkdir(exist_ok=True)
         (tmp_path / f"images/{name}.ext4").touch()
     for number, directory in ((1, "demo"), (2, "snapshots/default")):
         (tmp_path / directory).mkdir(parents=True)
         (tmp_path / directory / "edge1.base").write_text(f"{tmp_path}/images/trixie-{number}.ext4\n")
-    # As large as a guest's disk: it must not be read.
+    # As large as a guest's disk: the file must not be read.
     with (tmp_path / "demo/edge1.cow").open("wb") as disk:
         disk.truncate(16 << 30)
-    # Of an image that is being made beside this one: what it holds comes and goes.
+    # The tree of an image that is being built meanwhile: its files come and go.
     (tmp_path / "images/forky.tree/etc").mkdir(parents=True)
     (tmp_path / "images/forky.tree/etc/gone.base").symlink_to("nothing")
-    assert [image.name for image in lab.unused_images("trixie")] == ["trixie-3.ext4"]
+    assert [image.name for image in images.unused_images("trixie")] == ["trixie-3.ext4"]
 
 
 @pytest.mark.parametrize(
-    ("command", "hosts"),
+    ("command", "meant"),
     [("up", ["nas1", "main1", "edge1"]), ("stop", ["nas1", "main1", "edge1", "out1", "edge2"])],
 )
-def test_out1_and_edge2_are_no_part_of_the_site_and_are_not_left_running(monkeypatch, command, hosts):
-    meant = []
-    monkeypatch.setitem(lab.COMMANDS, command, meant.extend)
-    monkeypatch.setattr(lab, "require_rights", lambda: None)
-    monkeypatch.setattr("sys.argv", ["lab.py", command])
+def test_out1_and_edge2_are_no_part_of_the_site_and_are_not_left_running(monkeypatch, command, meant):
+    called = []
+    monkeypatch.setattr(Lab, command, lambda lab, names: called.extend(names))
+    # The command line prints the commands' descriptions.
+    getattr(Lab, command).__doc__ = "Do nothing."
+    monkeypatch.setattr(__main__, "require_rights", lambda: None)
+    monkeypatch.setattr("sys.argv", ["lab", command])
     monkeypatch.delenv("LAB_HOSTS", raising=False)
-    lab.main()
-    assert meant == hosts
+    __main__.main()
+    assert called == meant
 
 
-def test_hosts_that_run_are_not_booted_when_one_is_too_busy_to_answer_at_once(monkeypatch, capsys):
-    answers = {host: [True] for host in lab.SITE} | {"main1": [True, False]}
-    monkeypatch.setattr(lab, "pid_of", lambda host: 1)
+def test_root_runs_the_same_command_of_this_checkout_from_any_directory(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("os.execvp", lambda program, words: ran.extend([Path.cwd(), *words]))
+    monkeypatch.setattr("sys.argv", ["lab", "up", "edge1"])
+    monkeypatch.chdir(tmp_path)
+    machine.require_rights()
+    assert ran[:2] == [machine.ROOT, "sudo"]
+    assert ran[-4:] == ["-m", "lab", "up", "edge1"]
+
+
+def test_hosts_that_run_are_not_booted_when_one_is_too_busy_to_answer_at_once(lab, monkeypatch, capsys):
+    answers = {name: [True] for name in SITE} | {"main1": [True, False]}
+    monkeypatch.setattr(hosts.Host, "pid", 1)
     monkeypatch.setattr(lab, "power_on", pytest.fail)
-    monkeypatch.setattr(lab, "is_ready", lambda host: answers[host].pop())
-    lab.up(lab.SITE)
+    monkeypatch.setattr(hosts.Host, "is_ready", lambda host: answers[host.name].pop())
+    lab.up(SITE)
     assert not any(answers.values()), "all have answered"
-    # The playbook takes what is printed for a change.
+    # The playbook takes any output for a change.
     assert capsys.readouterr().out == ""
 
 
-def test_a_lab_whose_network_another_one_has_takes_nothing_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(lab, "NAMESPACE", "airflow-nothing")
-    monkeypatch.setattr(lab, "OWNER", tmp_path / "owner")
+def test_a_lab_whose_network_another_one_has_takes_nothing_of_it(lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(lab.network, "namespace", "airflow-nothing")
+    monkeypatch.setattr(lab.network, "owner", tmp_path / "owner")
     # An interface that there is.
-    monkeypatch.setattr(lab, "VETH", "lo")
+    monkeypatch.setattr(lab.network, "veth", "lo")
     with pytest.raises(SystemExit, match=r"the network 10\..* is that of another lab: choose another name with LAB="):
-        lab.make_network()
-    # What `destroy` goes by.
-    assert not lab.OWNER.exists()
+        lab.network.make(lab.hosts)
+    # `destroy` removes the network of the owner.
+    assert not lab.network.owner.exists()
 
 
-def test_a_snapshot_has_what_was_written_just_now_and_its_disks_fit_each_other(tmp_path, monkeypatch):
+def test_a_snapshot_has_what_was_written_just_now_and_its_disks_fit_each_other(lab, monkeypatch):
     order = []
-    kernels = {host: subprocess.Popen(["sleep", "60"]) for host in lab.SITE}  # noqa: S607
-    monkeypatch.setattr(lab, "SNAPSHOTS", tmp_path / "snapshots")
-    monkeypatch.setattr(lab, "STATE", tmp_path / "lab")
-    monkeypatch.setattr(lab, "pid_of", lambda host: kernels[host].pid)
-    monkeypatch.setattr(
-        lab, "ssh", lambda host, *command, **_: order.append((host, *command)) or SimpleNamespace(returncode=0)
-    )
+    kernels = {name: subprocess.Popen(["sleep", "60"]) for name in SITE}  # noqa: S607
+    monkeypatch.setattr(hosts.Host, "pid", property(lambda host: kernels[host.name].pid))
+
+    def ssh(host, *command, **_):
+        order.append((host.name, *command))
+        return SimpleNamespace(returncode=0)
 
     def stand_still():
         return all(Path(f"/proc/{kernel.pid}/stat").read_text().split()[2] == "T" for kernel in kernels.values())
 
-    monkeypatch.setattr(lab, "copy_disks", lambda *_: order.append(lab.wait_until(stand_still, 5)))
+    monkeypatch.setattr(hosts.Host, "ssh", ssh)
+    monkeypatch.setattr(snapshots, "copy_disks", lambda *_: order.append(machine.wait_until(stand_still, 5)))
     try:
-        lab.snapshot(lab.SITE)
+        lab.snapshot(SITE)
     finally:
         for kernel in kernels.values():
             kernel.kill()
             kernel.wait()
-    assert order == [*((host, "sync") for host in lab.SITE), True]
+    assert order == [*((name, "sync") for name in SITE), True]
 
 
 @pytest.fixture
@@ -92,12 +139,11 @@ def on_two_cpus(tmp_path, monkeypatch):
 
     def on_two_cpus(order):
         cpus = {}
-        monkeypatch.setattr(lab, "pid_of", lambda host, state: f"{state.name}/{host}")
+        monkeypatch.setattr(hosts, "pid_of", lambda host, state: f"{state.name}/{host}")
         monkeypatch.setattr("os.sched_getaffinity", lambda pid: {cpus[pid]} if pid else {0, 1})
         for name in order:
-            monkeypatch.setattr(lab, "STATE", (tmp_path / name).parent)
-            cpu = lab.least_busy_cpu(name.split("/")[1])
-            lab.STATE.mkdir(exist_ok=True)
+            cpu = hosts.least_busy_cpu(name.split("/")[1], tmp_path)
+            (tmp_path / f"{name}.pid").parent.mkdir(exist_ok=True)
             (tmp_path / f"{name}.pid").touch()
             cpus[name] = cpu
         return cpus
@@ -126,22 +172,22 @@ def test_the_main_servers_of_two_sites_have_a_cpu_each(on_two_cpus):
     assert cpus["second/main1"] != cpus["second/edge1"]
 
 
-def test_what_starts_a_host_is_whole_while_the_next_one_is_booted(tmp_path, monkeypatch):
+def test_what_starts_a_host_is_whole_while_the_next_one_is_booted(lab, tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr(lab, "STATE", tmp_path)
-    monkeypatch.setattr(lab, "write_seed", lambda host: tmp_path)
-    monkeypatch.setattr(lab, "build_kernel", lambda: tmp_path)
-    monkeypatch.setattr(lab, "image", lambda suite: tmp_path)
-    monkeypatch.setattr(lab, "least_busy_cpu", lambda host: 0)
-    monkeypatch.setattr(lab.os, "sched_setaffinity", lambda *_: None)
+    lab.state.mkdir(parents=True)
+    for name in ("image", "kernel"):
+        monkeypatch.setattr(images, name, lambda *_: tmp_path)
+    monkeypatch.setattr(hosts.Host, "write_seed", lambda host: tmp_path)
+    monkeypatch.setattr(hosts, "least_busy_cpu", lambda *_: 0)
+    monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)
 
     def start(command, **_):
         read.append(os.open(command[4], os.O_RDONLY))
         return SimpleNamespace(pid=0)
 
-    monkeypatch.setattr(lab.subprocess, "Popen", start)
-    lab.boot("nas1")
-    lab.boot("main1")
+    monkeypatch.setattr("subprocess.Popen", start)
+    lab.hosts["nas1"].boot()
+    lab.hosts["main1"].boot()
     # A file that was written over would be empty for a moment.
     assert os.fstat(read[0]).st_nlink == 0
     assert all(b"exec -a" in os.read(file, 4096) for file in read)

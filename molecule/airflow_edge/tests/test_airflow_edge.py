@@ -1,6 +1,6 @@
 """The role airflow_edge on a new host without a NAS, after it had been run with another name and another queue."""
 
-from pipeline import until
+from support.pipeline import until
 
 UNIT = "airflow-edge-worker.service"
 

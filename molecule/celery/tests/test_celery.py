@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from attack import play, secrets
-from lab import address
-from pipeline import run_pipeline
+from support import address
+from support.attack import play, secrets
+from support.pipeline import run_pipeline
 
 INVENTORIES = ("-i", "inventories/lab/hosts.yml", "-i", "molecule/celery/inventory/hosts.yml")
 

@@ -5,9 +5,11 @@ import re
 
 import pytest
 
-from attack import play
-from lab import HOSTS, STATE, address, certificates
-from pipeline import until
+from lab import HOSTS
+from lab.machine import certificates
+from support import STATE, address
+from support.attack import play
+from support.pipeline import until
 
 # Files in directories of which programs read all. Of no package are those of Debian's scripts and of the lab,
 DEBIANS = {

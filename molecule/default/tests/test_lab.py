@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lab import mac, pid_of
+from support import LAB
 
 
 def test_a_process_may_have_more_pages_than_mappings_by_default(main1):
@@ -17,10 +17,10 @@ def test_a_process_may_have_more_pages_than_mappings_by_default(main1):
 @pytest.mark.parametrize("name", ["nas1", "main1", "edge1"])
 def test_a_host_that_was_rebooted_is_found_at_once(request, name):
     """Others remember its hardware address."""
-    assert request.getfixturevalue(name).check_output("cat /sys/class/net/vec0/address") == mac(name)
+    assert request.getfixturevalue(name).check_output("cat /sys/class/net/vec0/address") == LAB.hosts[name].mac
 
 
 @pytest.mark.parametrize("name", ["nas1", "main1", "edge1"])
 def test_a_host_has_one_cpu_of_this_machine(name):
     """Its programs take it over from its kernel. On two, each of their system calls takes up to eight times as long."""
-    assert len(os.sched_getaffinity(pid_of(name))) == 1
+    assert len(os.sched_getaffinity(LAB.hosts[name].pid)) == 1

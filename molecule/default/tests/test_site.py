@@ -12,9 +12,10 @@ from datetime import datetime
 
 import pytest
 
-from attack import claims, secrets, token
-from lab import ROOT, STATE, address
-from pipeline import until
+from lab import ROOT
+from support import STATE, address
+from support.attack import claims, secrets, token
+from support.pipeline import until
 
 MAIN_UNITS = ["api-server", "scheduler", "dag-processor", "triggerer", "celery-worker"]
 FILESTORAGE = "/opt/airflow/filestorage"

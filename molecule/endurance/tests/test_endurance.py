@@ -5,8 +5,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from pipeline import until
-from prove import lab
+from support import LAB
+from support.pipeline import until
 
 TODAY = datetime.now(UTC).date()
 ROWS = 300_000
@@ -58,11 +58,11 @@ def is_whole(query, day, rows=ROWS, table="lab_slow"):
 def test_the_edge_loses_its_power_while_it_fetches(airflow, middle, loaded, query, nas1):
     day = TODAY - timedelta(days=2)
     run = middle(day)
-    lab("cut", "edge1")
+    LAB.as_root("cut", "edge1")
     try:
         assert not nas1.file(f"/srv/filestorage/lab_slow/{day:%Y%m%d}.csv").exists
     finally:
-        lab("up", "edge1")
+        LAB.as_root("up", "edge1")
     assert airflow.follow(run, PATIENCE)["state"] == "success"
     [(name, state, records, _, _)] = loaded("lab_slow", day)
     assert (name, state, int(records)) == (f"{day:%Y%m%d}.csv", "loaded", ROWS)
@@ -72,8 +72,8 @@ def test_the_edge_loses_its_power_while_it_fetches(airflow, middle, loaded, quer
 def test_the_nas_loses_its_power_while_it_is_written_to(airflow, middle, loaded, query):
     day = TODAY - timedelta(days=3)
     run = middle(day)
-    lab("cut", "nas1")
-    lab("up", "nas1")
+    LAB.as_root("cut", "nas1")
+    LAB.as_root("up", "nas1")
     assert airflow.follow(run, PATIENCE)["state"] == "success"
     assert airflow.task(run, "fetch")["try_number"] == 1
     loaded("lab_slow", day)
@@ -90,8 +90,8 @@ def test_the_main_server_loses_its_power_while_it_loads(airflow, make, fetch, lo
         return int(rows[0][0]) > 0
 
     until(is_loading, 120, 0.2)
-    lab("cut", "main1")
-    lab("up", "main1")
+    LAB.as_root("cut", "main1")
+    LAB.as_root("up", "main1")
     # In the lab its tables are asked over SSH, so it is there; of the load nothing is.
     assert query(f"SELECT COUNT(*) FROM lab_slow WHERE feed_day = '{day}'") == [("0",)]
     assert len(loaded("lab_slow", day, seconds=PATIENCE)) == 1

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from pipeline import ENDED, until
+from support.pipeline import ENDED, until
 
 TODAY = datetime.now(UTC).date()
 WWW = "/srv/outside/www"

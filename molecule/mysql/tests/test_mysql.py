@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from lab import ROOT, address
+from lab import ROOT
+from support import address
 
 PASSWORD = 'it\'s "new" $x %s'  # noqa: S105 - of a host that lives for minutes
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pipeline import ENDED, until
+from support.pipeline import ENDED, until
 
 PASSWORD = "of the tests' database"  # noqa: S105
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from lab import STATE
-from pipeline import until
+from support import STATE
+from support.pipeline import until
 
 EDGE = "airflow-edge-worker.service"
 CELERY = "airflow-celery-worker.service"

@@ -8,9 +8,10 @@ import threading
 import pytest
 import yaml
 
-from attack import play as succeed
-from attack import sign
-from lab import NETWORK, ROOT, STATE
+from lab import ROOT
+from support import NETWORK, STATE
+from support.attack import play as succeed
+from support.attack import sign
 
 LAB_INVENTORY = ROOT / "inventories/lab"
 

@@ -3,15 +3,14 @@
 import json
 import re
 import ssl
-import subprocess
-import sys
 
 import pytest
 import yaml
 
-from attack import play
-from lab import ROOT, STATE, address
-from pipeline import Airflow, run_pipeline, until
+from lab import ROOT
+from support import LAB, STATE, address
+from support.attack import play
+from support.pipeline import Airflow, run_pipeline, until
 
 
 def make_certificate(host, name):
@@ -71,7 +70,7 @@ def inventory():
 @pytest.fixture(scope="module")
 def proxy(out1, main1):
     """The server of docs/security.md, with a certificate of its own."""
-    subprocess.run([sys.executable, ROOT / "lab/lab.py", "up", "out1"], check=True)  # noqa: S603
+    LAB.as_root("up", "out1")
     out1.check_output("apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends nginx")
     path = STATE / "out1.pem"
     path.write_text(make_certificate(out1, "out1")[0])

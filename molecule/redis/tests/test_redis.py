@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from lab import address
+from support import address
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from attack import SECRETS, claims, play, secrets, status, token
-from pipeline import Airflow, run_pipeline
+from support.attack import SECRETS, claims, play, secrets, status, token
+from support.pipeline import Airflow, run_pipeline
 
 # The API tells users in pages, of at most 100; two are enough to see that all pages are asked for.
 SETTINGS = {"airflow_main_settings": {"api.maximum_page_limit": 2}}

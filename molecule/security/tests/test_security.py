@@ -13,8 +13,9 @@ from functools import partial
 
 import pytest
 
-from attack import SECRETS, claims, secrets, sign, status, token
-from lab import NETWORK, ROOT, address
+from lab import ROOT
+from support import NETWORK, address
+from support.attack import SECRETS, claims, secrets, sign, status, token
 
 # What each of the services listens on is in the picture of docs/security.md.
 OPEN = {"main1": {22, 443}, "edge1": {22}, "nas1": {22, 2049}}

@@ -13,13 +13,14 @@ import urllib.request
 from datetime import datetime
 from pathlib import Path
 
-from lab import STATE, address
+from lab import Lab
+from support import LAB
 
 ENDED = ("success", "failed")
 
 
 def until(condition, seconds: float = 180, interval: float = 1):
-    """Wait until a condition holds, and return what it returned; raises TimeoutError when it does not."""
+    """Wait until a condition holds, and return its value; raises TimeoutError when it does not hold in time."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -31,34 +32,43 @@ def until(condition, seconds: float = 180, interval: float = 1):
 
 
 class Connection(http.client.HTTPSConnection):
-    """To one of the lab's hosts by its name, which this machine does not know."""
+    """A connection to a host of a lab by its name, which this machine does not resolve."""
+
+    def __init__(self, *arguments, lab: Lab = LAB, **options):
+        super().__init__(*arguments, **options)
+        self.lab = lab
 
     def connect(self):
-        plain = socket.create_connection((address(self.host), self.port), self.timeout)
+        plain = socket.create_connection((self.lab.address(self.host), self.port), self.timeout)
         self.sock = self._context.wrap_socket(plain, server_hostname=self.host)
 
 
 class Handler(urllib.request.HTTPSHandler):
-    """Opens URLs with such connections."""
+    """Opens URLs whose host is one of a lab."""
+
+    def __init__(self, lab: Lab, context: ssl.SSLContext):
+        super().__init__(context=context)
+        self.lab = lab
 
     def https_open(self, request):
-        return self.do_open(Connection, request, context=self._context)
+        return self.do_open(Connection, request, context=self._context, lab=self.lab)
 
 
 class Airflow:
-    """A session of a user with the API server; raises what call() raises."""
+    """A user's session with a lab's API server; raises what call() raises."""
 
     def __init__(
         self,
         username: str = "admin",
         password: str | None = None,
         url: str = "https://main1",
-        authority: Path = STATE / "secrets/authority.pem",
+        authority: Path | None = None,
+        lab: Lab = LAB,
     ):
         self.url = url
-        self.tls = ssl.create_default_context(cafile=authority)
-        self.opener = urllib.request.build_opener(Handler(context=self.tls))
-        self.password = password or (STATE / "secrets/admin_password").read_text()
+        self.tls = ssl.create_default_context(cafile=authority or lab.secrets / "authority.pem")
+        self.opener = urllib.request.build_opener(Handler(lab, self.tls))
+        self.password = password or (lab.secrets / "admin_password").read_text()
         self.token = None
         self.token = self.call("POST", "/auth/token", {"username": username, "password": self.password})["access_token"]
 
@@ -75,17 +85,17 @@ class Airflow:
         try:
             with self.opener.open(request, data, timeout=60) as answer:
                 text = answer.read()
-                # A DELETE has no answer.
+                # The answer to a DELETE is empty.
                 return json.loads(text) if text else {}
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"{method} {path}: {error.code} {error.read().decode()[:500]}") from error
 
     def unpause(self, dag: str, seconds: float = 120) -> None:
-        """Unpause a DAG, when it has been parsed."""
+        """Wait until a DAG has been parsed, and unpause it."""
 
         def is_parsed() -> bool:
             try:
-                # A stale one was there before, and its file has not been seen again.
+                # A stale DAG is one of an earlier version of the DAG code, whose file has not been parsed again.
                 return not self.call("PATCH", f"/api/v2/dags/{dag}", {"is_paused": False})["is_stale"]
             except (RuntimeError, OSError):
                 return False
@@ -94,9 +104,9 @@ class Airflow:
         until(is_parsed, seconds)
 
     def settle(self, dag: str, seconds: float = 300) -> None:
-        """Wait until the schedule has started what is due, such as the last run of a DAG that was just unpaused.
+        """Wait until the scheduler has started every run that is due, such as the last one of a DAG just unpaused.
 
-        A run that is due in the next minutes is waited for, too: its event would come in the same second as another's.
+        This includes a run that is due in the next minutes: its event could come in the same second as another run's.
         """
 
         def has_started_all() -> bool:
@@ -112,7 +122,7 @@ class Airflow:
         return {run["state"] for run in runs}
 
     def follow(self, run: dict, seconds: float = 300) -> dict:
-        """Wait until a DAG run has ended, and return it; raises TimeoutError, which says how far it has come."""
+        """Wait until a DAG run has ended, and return the run; a TimeoutError says how far the run has come."""
         path = f"/api/v2/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}"
         deadline = time.monotonic() + seconds
         while run["state"] not in ENDED:
@@ -131,13 +141,13 @@ class Airflow:
         return self.call("GET", f"/api/v2/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}/taskInstances/{task}")
 
     def sick(self) -> dict:
-        """Return those components of the main server that do not tell that they live, and what is known of each."""
+        """Return the components of the main server that are not healthy, each with what the API knows of it."""
         health = self.call("GET", "/api/v2/monitor/health")
         parts = ("metadatabase", "scheduler", "triggerer", "dag_processor")
         return {part: health[part] for part in parts if health[part]["status"] != "healthy"}
 
     def worker(self, name: str) -> dict:
-        """Return an edge worker as the Edge page has it; raises KeyError when it has none of this name."""
+        """Return an edge worker as on the Edge page; raises KeyError when there is none of this name."""
         workers = {worker["worker_name"]: worker for worker in self.call("GET", "/edge_worker/ui/worker")["workers"]}
         if name not in workers:
             raise KeyError(f"there is no edge worker {name}, but {sorted(workers)}")
@@ -159,11 +169,11 @@ def run_pipeline(airflow: Airflow) -> dict:
 
     Returns both runs, their tasks by name, the asset event, and what the consumer returned.
     """
-    # The consumer first: an event that finds it paused does not start it, not even later.
+    # The consumer first: an event that comes while the consumer is paused never starts it, not even later.
     airflow.unpause("consumer_dag")
     airflow.unpause("producer_dag")
-    # Unpausing starts the run of the last schedule. Its file would come in the same second as ours, and Airflow 3.3.2
-    # can leave the second of two such events to the next run of the consumer (the next day's).
+    # Unpausing starts the last scheduled run. Its file could come in the same second as the file of the run below, and
+    # Airflow 3.3.2 can leave the second of two such events to the consumer's next run, a day later.
     airflow.settle("producer_dag")
     until(lambda: airflow.states("producer_dag") | airflow.states("consumer_dag") <= set(ENDED), 180)
     run = airflow.call("POST", "/api/v2/dags/producer_dag/dagRuns", {"logical_date": None})
@@ -191,14 +201,14 @@ def run_pipeline(airflow: Airflow) -> dict:
 
 
 def started_by(airflow: Airflow, run: dict) -> tuple[dict, dict]:
-    """Wait for the asset event of a run, and for the run that it started; return both."""
+    """Wait for the asset event of a run, and for the run that the event started; return both."""
     deadline = time.monotonic() + 120
     query = f"/api/v2/assets/events?source_dag_id={run['dag_id']}&source_run_id={run['dag_run_id']}"
     while True:
         try:
             events = airflow.call("GET", query.replace("+", "%2B"))["asset_events"]
         except RuntimeError as error:
-            # Airflow 3.3.2 answers 500 as long as the run that an event created has not begun.
+            # Airflow 3.3.2 answers 500 until the run that an event created has begun.
             events = str(error)
         else:
             if events and events[0]["created_dagruns"]:
@@ -212,10 +222,10 @@ def started_by(airflow: Airflow, run: dict) -> tuple[dict, dict]:
 
 
 def run_feed(airflow: Airflow, feed: str) -> dict:
-    """Fetch a feed's file of today and wait until it is loaded: its manifest, and the runs of both DAGs."""
+    """Fetch a feed's file of today, and wait until it is loaded; return its manifest and the runs of both DAGs."""
     airflow.unpause(f"{feed}_load")
     airflow.unpause(f"{feed}_fetch")
-    # Unpausing starts runs of the last schedule.
+    # Unpausing starts the last scheduled runs.
     airflow.settle(f"{feed}_fetch")
     until(lambda: airflow.states(f"{feed}_fetch") | airflow.states(f"{feed}_load") <= set(ENDED), 300)
     fetching = airflow.follow(airflow.call("POST", f"/api/v2/dags/{feed}_fetch/dagRuns", {"logical_date": None}))

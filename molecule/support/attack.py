@@ -1,31 +1,31 @@
-"""Secrets, forged tokens and requests, for the tests that attack the lab."""
+"""Secrets, forged tokens and requests for tests that attack the lab; playbooks for tests that change it."""
 
 import base64
 import contextlib
 import hmac
 import json
-import os
 import re
 import subprocess
 import time
 
-from lab import ROOT, STATE
-from pipeline import Connection
+from lab import ROOT
+from support import LAB
+from support.pipeline import Connection
 
-SECRETS = STATE / "secrets"
+SECRETS = LAB.secrets
 
 
 def secrets(*names):
-    """Return the secrets' values by name; keys without their first and last line, which all keys have."""
+    """Return the secrets' values by name; of a PEM key its second line, as its first line is in every key."""
     paths = [path for path in SECRETS.iterdir() if path.suffix not in (".pem", ".json")]
     texts = {path.name: path.read_text().strip() for path in paths if not names or path.name in names}
     return {name: text.splitlines()[1] if text.startswith("-----") else text for name, text in texts.items()}
 
 
 def play(playbook, *arguments, directory="playbooks"):
-    """Run a playbook that has to succeed, and return what it printed."""
+    """Run a playbook that has to succeed, and return its output."""
     command = ["ansible-playbook", f"{directory}/{playbook}", *arguments]
-    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    environment = LAB.environment | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)  # noqa: S603
     (ROOT / ".cache").mkdir(exist_ok=True)
     (ROOT / ".cache/play.log").write_text(done.stdout)
@@ -48,7 +48,7 @@ def claims(audience, begin=0, seconds=60, **others):
 
 
 def status(airflow, method, path, authorization, body=None):
-    """Return the status with which main1 answers a request of somebody who has trusted its authority."""
+    """Return the HTTP status of main1's answer to a request of a client that trusts main1's authority."""
     connection = Connection("main1", timeout=30, context=airflow.tls)
     headers = {"Authorization": authorization, "Content-Type": "application/json"}
     with contextlib.closing(connection):
@@ -57,7 +57,7 @@ def status(airflow, method, path, authorization, body=None):
 
 
 def sign(directory, name, *, ca=None, names="DNS:main1", days=1):
-    """Sign a certificate with openssl: by itself, or by the site's authority."""
+    """Make a certificate with openssl, self-signed or signed by the site's authority."""
     key, request, certificate = (str(directory / f"{name}.{kind}") for kind in ("key", "csr", "pem"))
 
     def openssl(*arguments):
