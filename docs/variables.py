@@ -1,7 +1,7 @@
 """Write docs/variables.md, the reference of every public variable, from the roles' specs.
 
 The schema of meta/argument_specs.yml has no keys for two facts, so descriptions say them: "Unit: seconds." gives the
-unit, and "Set by the playbooks." begins the description of a variable that an inventory does not set.
+unit, and "Set by the playbooks." or "Set by the role that enters." begins that of a variable that an inventory does not set.
 """
 
 import argparse
@@ -30,15 +30,15 @@ GROUPS = {
     "security_updates": "all",
 }
 EXCEPTIONS = {"airflow_database_clients": "mysql", "rotate": "command line (-e)"}
-SET_BY_PLAYBOOKS = "Set by the playbooks."
+SET_BY_OTHERS = re.compile(r"^Set by the (playbooks|role that enters)\. ?")
 UNIT = re.compile(r"\s*\bUnit: ([^.]+)\.")
 HEAD = """<!-- Written by docs/variables.py from roles/*/meta/argument_specs.yml: edit those, then run `make docs`. -->
 
 # Variables
 
 Every variable that you can set, with the inventory group where it belongs: `all` is `group_vars/all.yml`, `mysql` is
-`group_vars/mysql.yml`. A single host may have another value in `host_vars/`. A variable that is *set by the playbooks*
-follows from the inventory or from the secrets; you need it only when you use a role by itself. **Required** means that
+`group_vars/mysql.yml`. A single host may have another value in `host_vars/`. A variable that is *set by others*, by
+the playbooks or by a role, follows from the inventory or from the secrets; you need it only when you use a role by itself. **Required** means that
 there is no default.
 """
 TABLE = "| Variable | Type | Default | Unit | Where | Meaning |\n|---|---|---|---|---|---|"
@@ -50,11 +50,14 @@ def specs(role, root=ROOT):
 
 
 def options_of(role, root=ROOT):
-    """Return the options of all entry points of a role; one that several entry points have is there once."""
+    """Return the role's own options: of all entry points, each once, without the site's inputs that other roles read."""
     options = {}
     for entry in specs(role, root).values():
         for name, option in entry.get("options", {}).items():
             options.setdefault(name, option)
+    if role != "preflight":
+        site = options_of("preflight", root)
+        options = {name: option for name, option in options.items() if name not in site}
     return options
 
 
@@ -71,8 +74,8 @@ def text_of(description):
     return " ".join(description if isinstance(description, list) else [description or ""]).strip()
 
 
-def is_set_by_playbooks(option):
-    return text_of(option.get("description")).startswith(SET_BY_PLAYBOOKS)
+def is_set_by_others(option):
+    return bool(SET_BY_OTHERS.match(text_of(option.get("description"))))
 
 
 def unit_of(option):
@@ -109,7 +112,7 @@ def default_of(option):
 
 def rows(name, option, where, anchor=True):
     """Yield the row of an option, then those of its suboptions."""
-    meaning = UNIT.sub("", text_of(option.get("description"))).removeprefix(SET_BY_PLAYBOOKS).strip()
+    meaning = SET_BY_OTHERS.sub("", UNIT.sub("", text_of(option.get("description")))).strip()
     if choices := option.get("choices"):
         meaning += f" One of {', '.join(f'`{choice}`' for choice in choices)}."
     link = f'<a id="{name}"></a>' if anchor else ""
@@ -125,10 +128,10 @@ def section(role, root=ROOT):
     title = '<a id="preflight"></a>\n\n## The site' if role == "preflight" else f"## {role}"
     lines = ["", title, "", markdown(first["short_description"]).rstrip(".") + ".", "", TABLE]
     options = options_of(role, root)
-    for name in sorted(options, key=lambda name: is_set_by_playbooks(options[name])):
-        by_playbooks = is_set_by_playbooks(options[name])
+    for name in sorted(options, key=lambda name: is_set_by_others(options[name])):
+        by_others = is_set_by_others(options[name])
         lines += rows(
-            name, options[name], "*set by the playbooks*" if by_playbooks else EXCEPTIONS.get(name, GROUPS[role])
+            name, options[name], "*set by others*" if by_others else EXCEPTIONS.get(name, GROUPS[role])
         )
     return lines
 
