@@ -10,4 +10,4 @@ os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-home-")
 os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(DAGS)
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__EXECUTOR"] = "CeleryExecutor,airflow.providers.edge3.executors.EdgeExecutor"
-sys.path[:0] = [str(DAGS), str(DAGS.parent / "roles/airflow_runtime/files")]
+sys.path[:0] = [str(DAGS), str(DAGS.parent / "roles/airflow_base/files")]

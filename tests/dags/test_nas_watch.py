@@ -1,4 +1,4 @@
-"""The watch of the role airflow_runtime, in the environment of an edge host, where it finds no Celery."""
+"""The watch of the role airflow_base, in the environment of an edge host, where it finds no Celery."""
 
 import asyncio
 import itertools

@@ -87,7 +87,7 @@ def airflow(request, inventory, proxy):
     """A session with the site behind the proxy, at the root of its name or below a path."""
     url = f"https://out1{request.param}"
     variables = {
-        "airflow_edge_api_url": f"{url}/edge_worker/v1/rpcapi",
+        "airflow_url": url,
         "airflow_main_api_host": address("main1"),
         "airflow_main_proxy_addresses": [address("out1")],
         "api_authority": str(proxy),

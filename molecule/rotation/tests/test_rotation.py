@@ -187,7 +187,8 @@ def test_a_password_that_the_database_refuses_stops_nothing(rotated, main1):
     show = "systemctl show --property=ActiveEnterTimestamp 'airflow-*.service'"
     before = main1.check_output(show)
     with pytest.raises(RuntimeError, match=r"(?s)does not let.*Access denied"):
-        play(*arguments, "-e", json.dumps({"airflow_main_database_password": "another", **SETTINGS}))
+        database = {"host": "127.0.0.1", "password": "another"}
+        play(*arguments, "-e", json.dumps({"airflow_celery_database": database, **SETTINGS}))
     assert main1.check_output(show) == before
     play(*arguments, "-e", json.dumps(SETTINGS))
 
