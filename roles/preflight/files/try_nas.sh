@@ -1,11 +1,11 @@
 #!/bin/sh
 # Mount SRC for a moment, in the mount namespace of this process, and write there as UID:GID, with the option VERS (vers=4.2).
-# GUARD is `make` or `look`: the file .nas says which share it is; without it nothing is published (dags/nas.py).
+# The file GUARD there says which share it is, and nothing is published without it. MODE is `make`, to create that file, or `look`.
 # Needs no package: the kernel mounts NFSv4 by itself when it is given the address.
 # Exit codes: 11 the server's name is unknown, 12 it does not answer, 13 it refuses the mount, 14 UID cannot write, 15 there
-# are no hard links (with which dags/nas.py gives a file its name, and never takes another's), 16 .nas says it is another share.
+# are no hard links (with which a file gets its name without replacing another), 16 GUARD says that it is another share.
 set -u
-src=$1 uid=$2 gid=$3 vers=$4 guard=$5
+src=$1 uid=$2 gid=$3 vers=$4 mode=$5 guard=$6
 server=${src%%:*}
 
 address=$({ getent ahostsv4 "$server" || getent ahosts "$server"; } | awk '{ print $1; exit }')
@@ -24,14 +24,14 @@ setpriv --reuid "$uid" --regid "$gid" --clear-groups \
         ln ".airflow-probe-$own" ".airflow-probe-$own-2" || written=15
         rm ".airflow-probe-$own"* || exit 14
         # Whole or not at all, and never over another.
-        if [ "$3" = make ] && ! [ -e .nas ]; then
-            printf "%s\n" "$2" >".nas-$own" && chmod 0440 ".nas-$own" || exit 14
+        if [ "$3" = make ] && ! [ -e "$4" ]; then
+            printf "%s\n" "$2" >"$4-$own" && chmod 0440 "$4-$own" || exit 14
             # Another host may have been quicker.
-            ln ".nas-$own" .nas 2>/dev/null && echo made
-            rm -f ".nas-$own"
+            ln "$4-$own" "$4" 2>/dev/null && echo made
+            rm -f "$4-$own"
         fi
-        if [ -e .nas ] && [ "$(cat .nas)" != "$2" ]; then cat .nas; written=16; fi
-        exit "${written:-0}"' sh "$directory" "$src" "$guard"
+        if [ -e "$4" ] && [ "$(cat "$4")" != "$2" ]; then cat "$4"; written=16; fi
+        exit "${written:-0}"' sh "$directory" "$src" "$mode" "$guard"
 written=$?
 umount "$directory"
 rmdir "$directory"

@@ -1,7 +1,7 @@
 """Print what a MySQL server says of its version when a client connects; no password needed.
 
 Usage: mysql_greeting.py HOST PORT [tls]. Exit code 3: nothing answers there. With `tls` it goes on to TLS, trusting the
-host's authorities and those in AUTHORITIES (PEM), which preflight.yml sets in a line before this program; what is wrong
+host's authorities and those in AUTHORITIES (PEM), which tasks/database.yml puts before this program; what is wrong
 with that is said on standard error, behind "TLS: ".
 """
 
