@@ -1,4 +1,4 @@
-"""What preflight.yml asks a MySQL server of the user's own, by its protocol's first packets."""
+"""What the role preflight asks a MySQL server of the user's own, by its protocol's first packets."""
 
 import contextlib
 import socket
@@ -48,8 +48,10 @@ def ask(certificate):
         with socket.create_server(("127.0.0.1", 0)) as server:
             thread = threading.Thread(target=serve, args=[server])
             thread.start()
-            # As preflight.yml does it.
-            program = f"AUTHORITIES = {authorities!r}\n" + (ROOT / "playbooks/files/mysql_greeting.py").read_text()
+            # As tasks/database.yml of the role preflight does it.
+            program = (
+                f"AUTHORITIES = {authorities!r}\n" + (ROOT / "roles/preflight/files/mysql_greeting.py").read_text()
+            )
             command = [sys.executable, "-", host, str(server.getsockname()[1]), *arguments]
             done = subprocess.run(command, input=program, capture_output=True, text=True)  # noqa: S603
             thread.join()

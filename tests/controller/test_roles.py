@@ -9,6 +9,8 @@ from docs.variables import ROOT, options_of, specs, unit_of
 
 TYPES = {"str": str, "path": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
+# Inputs of the site, which belong to no other role and have no role's prefix.
+SITE_INPUTS = set(specs("preflight")["main"]["options"])
 # Numbers that count nothing.
 NUMBERS = re.compile(r"_(port|uid|gid)$")
 # A key of vars or set_fact, a register or loop_var, a name of Jinja's.
@@ -50,11 +52,12 @@ def test_entry_points_agree_and_have_their_tasks(role):
 @pytest.mark.parametrize("role", ROLES)
 def test_every_variable_has_its_roles_prefix_and_a_description(role):
     for name, option in options_of(role).items():
-        assert name.startswith(f"{role}_")
+        assert name.startswith(f"{role}_") or (role == "preflight" and name in SITE_INPUTS), name
         assert option["description"]
         # Ansible would print its value. The name of a file is none.
         words = ("password", "secret", "fernet", "private_key")
-        secret = any(word in name for word in words) and not name.endswith("_file")
+        is_file = name.endswith("_file") or option.get("type") == "path"
+        secret = any(word in name for word in words) and not is_file
         assert option.get("no_log", False) == secret, name
 
 

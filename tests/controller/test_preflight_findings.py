@@ -1,0 +1,455 @@
+"""The checks of the role preflight, without Ansible: what they find in an inventory, on the controller and on hosts."""
+
+import runpy
+
+import pytest
+import yaml
+
+from docs.variables import ROOT, options_of, roles
+
+VARIABLES = yaml.safe_load((ROOT / "roles/preflight/vars/main.yml").read_text())
+PLUGINS = [runpy.run_path(str(ROOT / f"plugins/filter/{name}.py")) for name in ("preflight", "preflight_hosts")]
+FILTERS = {name: function for plugin in PLUGINS for name, function in plugin["FilterModule"]().filters().items()}
+LISTS, SETTINGS = PLUGINS[0]["LISTS"], PLUGINS[0]["SETTINGS"]
+
+GROUPS = {group: ["main1"] for group in ("airflow_main", "airflow_celery", "mysql", "redis", "reverse_proxy")}
+GROUPS |= {"airflow_edge": ["edge1", "edge2"], "nas": []}
+COMMON = {
+    "airflow_url": "https://main1",
+    "nas_mount_src": "nas1:/srv",
+    "secrets_directory": "/nowhere/secrets",
+    "reverse_proxy_port": 443,
+    "site_nas_path": "/opt/airflow/filestorage",
+}
+
+
+def hostvars(common=None, **hosts):
+    names = {host for group in GROUPS.values() for host in group} | set(hosts)
+    return {name: COMMON | (common or {}) | hosts.get(name, {}) for name in names}
+
+
+def inventory(common=None, groups=None, tables=False, **hosts):
+    """Return what is found in a good inventory, after these changes."""
+    arguments = (VARIABLES["__preflight_renamed"], VARIABLES["__preflight_refused"]) if tables else ()
+    return FILTERS["inventory_findings"](GROUPS | (groups or {}), hostvars(common, **hosts), *arguments)
+
+
+def the_only(findings):
+    assert len(findings) == 1, findings
+    return findings[0]
+
+
+def test_a_good_inventory():
+    assert inventory(tables=True) == []
+
+
+@pytest.mark.parametrize("group", ["airflow_main", "airflow_edge", "airflow_celery", "redis"])
+def test_an_empty_group(group):
+    groups = {group: [], "reverse_proxy": []}
+    assert f"The group {group} is empty" in the_only(inventory(groups=groups))["what"]
+
+
+def test_two_main_servers():
+    groups = {"airflow_main": ["main1", "main2"], "reverse_proxy": []}
+    assert the_only(inventory(groups=groups, main2={}))["what"].startswith("The group airflow_main is main1, main2;")
+
+
+def test_a_host_that_is_main_and_edge():
+    found = the_only(inventory(groups={"airflow_edge": ["main1"]}))
+    assert found["what"].startswith("main1 is in airflow_edge and in airflow_main or airflow_celery")
+
+
+def test_names_of_edge_workers():
+    same = the_only(inventory(edge1={"airflow_edge_hostname": "w"}, edge2={"airflow_edge_hostname": "w"}))
+    assert "airflow_edge_hostname is 'w' on edge1, edge2" in same["what"]
+    assert same["host"] == "edge1 and 1 more"
+    # By default the worker has the name of its host.
+    assert "'edge2' on edge1, edge2" in the_only(inventory(edge1={"airflow_edge_hostname": "edge2"}))["what"]
+    long = the_only(inventory(edge1={"airflow_edge_hostname": "w" * 65}))
+    assert f"'{'w' * 65}': 65 characters are too long" in long["what"]
+    assert inventory(edge1={"airflow_edge_hostname": "w" * 64}) == []
+
+
+def test_a_reverse_proxy_elsewhere():
+    groups = {"reverse_proxy": ["edge1"]}
+    assert the_only(inventory(groups=groups))["what"].startswith("The group reverse_proxy is edge1; it takes the main")
+
+
+def test_an_api_host_that_the_reverse_proxy_does_not_ask():
+    assert "airflow_main_api_host is 192.0.2.1" in the_only(inventory({"airflow_main_api_host": "192.0.2.1"}))["what"]
+    assert inventory({"airflow_main_api_host": "192.0.2.1"}, groups={"reverse_proxy": []}) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "says", "remedy"),
+    [
+        ("", "airflow_url is not set", "https://main1.example.com"),
+        ("https://main1/", "without a slash at the end", "https://main1.example.com"),
+        ("main1", "it has to be http(s)://host", "https://main1.example.com"),
+        ("ftp://main1", "it has to be http(s)://host", "https://main1.example.com"),
+        ("https://main1:port", "it has to be http(s)://host", "https://main1.example.com"),
+        ("https://main1/edge_worker/v1/rpcapi", "the address of the edge API", "/edge_worker: https://main1"),
+        ("https://main1:444/edge_worker/v1", "the address of the edge API", "/edge_worker: https://main1:444"),
+        ("http://main1", "but main1 serves HTTPS, on port 443", "Write https://main1.example.com, or empty the group"),
+        ("https://main1:8443", "but main1 serves HTTPS, on port 443", "Write https://main1.example.com, or empty"),
+        ("https://main1/airflow", "at the root of its name", "Write https://main1.example.com, or empty the group"),
+    ],
+)
+def test_an_address_that_cannot_be_right(url, says, remedy):
+    found = the_only(inventory({"airflow_url": url}))
+    assert says in found["what"]
+    assert f"'{url}'" in found["what"] or not url
+    assert remedy in found["remedy"]
+    # All three hosts have it, and it is said once.
+    assert found["host"] == "main1 and 2 more"
+
+
+def test_an_address_of_one_host():
+    found = the_only(inventory(edge2={"airflow_url": "https://198.51.100.1/"}))
+    assert found["host"] == "edge2"
+
+
+def test_a_reverse_proxy_at_another_port():
+    assert inventory({"airflow_url": "https://main1:8443", "reverse_proxy_port": 8443}) == []
+    found = the_only(inventory({"reverse_proxy_port": 8443}))
+    assert "Write https://main1.example.com:8443, or" in found["remedy"]
+
+
+def test_a_reverse_proxy_of_the_users_own():
+    own = {"reverse_proxy": []}
+    assert inventory({"airflow_url": "https://proxy.example.com:444/airflow"}, groups=own) == []
+    found = the_only(inventory({"airflow_url": "http://proxy:8080"}, groups=own))
+    assert "would cross the network unencrypted" in found["what"]
+    assert "set api_plain_http to true" in found["remedy"]
+    assert inventory({"airflow_url": "http://proxy:8080", "api_plain_http": True}, groups=own) == []
+    # As `-e` gives it.
+    assert inventory({"airflow_url": "http://proxy:8080", "api_plain_http": "false"}, groups=own) != []
+
+
+def test_one_nas_for_all():
+    assert (
+        "'nas1:/srv' on main1, edge1 and 'nas2:/srv'"
+        in the_only(inventory(edge2={"nas_mount_src": "nas2:/srv"}))["what"]
+    )
+    assert "it has to be a share, as server:/path" in the_only(inventory({"nas_mount_src": "/srv"}))["what"]
+    assert (
+        "nas_mount_path is /opt/airflow/filestorage on main1, edge1 and /srv/nas on edge2"
+        in the_only(inventory(edge2={"site_nas_path": "/srv/nas"}))["what"]
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["airflow_edge_queues", "airflow_celery_mounts", "airflow_dags_src", "certificates_names"]
+)
+def test_a_text_in_the_place_of_a_list(name):
+    found = the_only(inventory({name: "a"}))
+    assert found["what"] == f"{name} is the text 'a', and has to be a list."
+    assert f'Write {name}: [a], on a command line -e \'{{"{name}": ["a"]}}\'' in found["remedy"]
+
+
+@pytest.mark.parametrize("kind", ["base", "celery", "main", "edge"])
+def test_settings_without_a_section(kind):
+    name = f"airflow_{kind}_settings"
+    assert the_only(inventory({name: {"parallelism": 3}}))["what"] == f"{name} has parallelism, without the section."
+    assert "has to be a mapping" in the_only(inventory({name: "core.parallelism=3"}))["what"]
+
+
+def test_a_celery_worker_among_the_components():
+    found = the_only(inventory(main1={"airflow_main_components": ["api-server", "celery-worker"]}))
+    assert "the group airflow_celery says where" in found["what"]
+
+
+def test_the_database():
+    name = the_only(inventory({"airflow_database_name": "other"}))
+    assert name["what"].startswith("airflow_database_name is 'other'; on main1")
+    own = {"mysql": []}
+    assert "airflow_database_host is empty" in the_only(inventory(groups=own))["what"]
+    assert inventory({"airflow_database_host": "db", "airflow_database_name": "other"}, groups=own) == []
+    assert "takes one host at most" in the_only(inventory(groups={"mysql": ["main1", "edge1"]}))["what"]
+
+
+@pytest.mark.parametrize("old", VARIABLES["__preflight_renamed"])
+def test_an_old_name(old):
+    new = VARIABLES["__preflight_renamed"][old]
+    found = the_only(inventory({old: "https://main1:444/edge_worker/v1/rpcapi"}, tables=True))
+    assert found["what"].startswith((f"{old} is now {new}", f"{old} is not supported any more"))
+    assert new.removeprefix("Remove the variable. ") in f"{found['what']} {found['remedy']}"
+    assert found["host"] == "main1 and 2 more"
+    if old == "airflow_edge_api_url":
+        assert found["remedy"] == "Write airflow_url: https://main1:444"
+
+
+@pytest.mark.parametrize("name", VARIABLES["__preflight_refused"])
+def test_a_name_that_cannot_be_set(name):
+    found = the_only(inventory(edge1={name: "x"}, tables=True))
+    assert found["what"] == f"{name} cannot be set: {VARIABLES['__preflight_refused'][name]}"
+    assert found["host"] == "edge1"
+
+
+def test_names_are_those_of_the_roles():
+    names = {name for role in roles() for name in options_of(role)}
+    renamed = VARIABLES["__preflight_renamed"]
+    assert not names & set(renamed)
+    assert {new for new in renamed.values() if " " not in new} <= names
+    assert set(VARIABLES["__preflight_refused"]) <= names
+    assert set(LISTS) | set(SETTINGS) <= names
+
+
+def test_ten_names_at_most_are_refused():
+    """Whatever else an inventory sets is honoured."""
+    assert len(VARIABLES["__preflight_refused"]) <= 10
+
+
+# Secrets
+
+
+def place(tmp_path, secrets, sources=None, fernet_key=""):
+    """Return what is found for an inventory in tmp_path/inventories/production."""
+    directory = tmp_path / "inventories/production"
+    directory.mkdir(parents=True)
+    if fernet_key:
+        (tmp_path / fernet_key).parent.mkdir(parents=True)
+        (tmp_path / fernet_key).touch()
+    variables = hostvars({"secrets_directory": str(tmp_path / secrets), "inventory_dir": str(directory)})
+    return FILTERS["secrets_findings"](GROUPS, variables, sources or [str(directory)], str(tmp_path))
+
+
+def test_secrets_in_an_inventory(tmp_path):
+    old, new = tmp_path / "inventories/production/secrets", tmp_path / "secrets/production"
+    place_of_key = "inventories/production/secrets/fernet_key"
+    found = the_only(place(tmp_path, "inventories/production/secrets", fernet_key=place_of_key))
+    assert f"secrets_directory is {old}, in the inventory directory" in found["what"]
+    assert f"\n    mkdir -p {new.parent} && mv {old} {new}\n" in found["remedy"]
+    line = 'secrets_directory: "{{ inventory_dir | dirname | dirname }}/secrets/{{ inventory_dir | basename }}"'
+    assert found["remedy"].endswith(f"\n    {line}")
+
+
+def test_an_inventory_elsewhere(tmp_path):
+    """The line that is to be set names the directory, for it does not follow from that of the inventory."""
+    directory = tmp_path / "elsewhere"
+    directory.mkdir()
+    variables = hostvars({"secrets_directory": str(directory / "secrets"), "inventory_dir": str(directory)})
+    found = the_only(FILTERS["secrets_findings"](GROUPS, variables, [], str(tmp_path / "checkout")))
+    # There are none yet that would have to be moved.
+    line = f"secrets_directory: {tmp_path}/checkout/secrets/elsewhere"
+    assert found["remedy"] == f"Set this in group_vars/all.yml of the inventory:\n    {line}"
+
+
+def test_secrets_in_another_source(tmp_path):
+    """A directory that has no hosts, and a link to it."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "link").symlink_to("more")
+    assert "in the inventory directory" in the_only(place(tmp_path, "link/s", sources=[str(tmp_path / "more")]))["what"]
+
+
+def test_secrets_that_were_left_behind(tmp_path):
+    old = "inventories/production/secrets"
+    found = the_only(place(tmp_path, "secrets/production", fernet_key=f"{old}/fernet_key"))
+    assert found["what"].startswith(f"secrets_directory is {tmp_path}/secrets/production, which has no fernet_key")
+    assert "which are never made anew" in found["remedy"]
+    assert f"    mkdir -p {tmp_path}/secrets && mv {tmp_path / old} {tmp_path}/secrets/production" in found["remedy"]
+
+
+def test_a_directory_that_is_there_already_is_not_moved_into(tmp_path):
+    (tmp_path / "secrets/production").mkdir(parents=True)
+    found = the_only(place(tmp_path, "secrets/production", fernet_key="inventories/production/secrets/fernet_key"))
+    assert f"mv -n {tmp_path}/inventories/production/secrets/* {tmp_path}/secrets/production/" in found["remedy"]
+
+
+def test_secrets_at_their_place(tmp_path):
+    assert place(tmp_path, "secrets/production", fernet_key="secrets/production/fernet_key") == []
+
+
+def test_secrets_of_the_lab(tmp_path):
+    assert place(tmp_path, "inventories/production/.lab/demo/secrets") == []
+
+
+def test_secrets_without_a_place():
+    found = FILTERS["secrets_findings"](GROUPS, hostvars({"secrets_directory": ""}), [], "/")
+    assert the_only(found)["what"] == "secrets_directory is not set."
+
+
+def test_a_rotation_that_was_interrupted():
+    files = ["/s/redis_password.previous", "/s/jwt_secret.previous"]
+    found = the_only(FILTERS["rotation_findings"](files, ["/i/my hosts.yml"]))
+    assert "there is jwt_secret.previous, redis_password.previous in /s" in found["what"]
+    command = "ansible-playbook -i '/i/my hosts.yml' playbooks/rotate-secrets.yml -e rotate=jwt_secret,redis_password"
+    assert found["remedy"].endswith(f"\n    {command}")
+    assert FILTERS["rotation_findings"]([], []) == []
+
+
+def test_a_fernet_key_that_cannot_read_what_is_there():
+    found = the_only(FILTERS["fernet_key_findings"]("kkk", "main1", "/s", ["ooo", "ppp"]))
+    assert found["what"].startswith("/s/fernet_key is not the key with which main1 encrypts")
+    assert "kkk" not in str(found)
+    assert FILTERS["fernet_key_findings"]("ooo", "main1", "/s", ["ooo"]) == []
+    # Before the first installation.
+    assert FILTERS["fernet_key_findings"]("", "main1", "/s", []) == []
+
+
+# Certificates
+
+
+def certificate(path, key_path, common=None, **changes):
+    read = {"public_key": "P", "expired": False, "not_after": "20260101", "subject_alt_name": ["DNS:main1"]} | changes
+    variables = hostvars({"api_certificate": str(path), "api_private_key": str(key_path)} | (common or {}))
+    return FILTERS["certificate_findings"](GROUPS, variables, certificate=read, key={"public_key": "P"})
+
+
+def test_a_certificate_of_the_users_own(tmp_path):
+    path = tmp_path / "own.pem"
+    path.touch()
+    assert certificate(path, path) == []
+    assert certificate("", "") == []
+    assert f"api_private_key is '{path}.old', which is not a file" in the_only(certificate(path, f"{path}.old"))["what"]
+    assert "which is not the key of api_certificate" in the_only(certificate(path, path, public_key="Q"))["what"]
+    assert "which expired at 20260101 (UTC)" in the_only(certificate(path, path, expired=True))["what"]
+    other = the_only(certificate(path, path, subject_alt_name=["DNS:*.example.com"]))
+    assert f"airflow_url is 'https://main1', but api_certificate, '{path}', is for DNS:*.example.com" in other["what"]
+    assert (
+        certificate(path, path, {"airflow_url": "https://a.example.com"}, subject_alt_name=["DNS:*.Example.com"]) == []
+    )
+    assert certificate(path, path, {"airflow_url": "https://192.0.2.1"}, subject_alt_name=["IP:192.0.2.1"]) == []
+
+
+def test_a_certificate_that_cannot_be_read(tmp_path):
+    path = tmp_path / "own.pem"
+    path.touch()
+    variables = hostvars({"api_certificate": str(path), "api_private_key": str(path)})
+    read = {"failed": True, "msg": "unable to load certificate"}
+    findings = FILTERS["certificate_findings"](GROUPS, variables, certificate=read, key={"public_key": "P"})
+    assert (
+        the_only(findings)["what"] == f"api_certificate is '{path}', which cannot be read: unable to load certificate"
+    )
+
+
+# Hosts
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "init", "is_good"),
+    [
+        ("Debian", "12.5", "systemd", True),
+        ("Debian", "n/a", "systemd", True),
+        ("Debian", "11.11", "systemd", False),
+        ("Ubuntu", "22.04", "systemd", True),
+        ("Ubuntu", "20.04", "systemd", False),
+        ("Rocky", "9.4", "systemd", False),
+        ("Debian", "12.5", "openrc", False),
+    ],
+)
+def test_operating_systems(name, release, init, is_good):
+    facts = {"distribution": name, "distribution_version": release, "service_mgr": init}
+    findings = FILTERS["system_findings"](facts, "edge1")
+    assert (findings == []) == is_good
+    assert is_good or findings[0]["what"] == f"edge1 runs {name} {release} with {init}."
+
+
+def answers(*texts):
+    return [{"rc": 0, "stdout": f"{text}\r\n"} for text in texts]
+
+
+def test_the_version_of_python():
+    assert FILTERS["python_findings"](answers("3.11 0.1"), "edge1", "/python") == []
+    old = the_only(FILTERS["python_findings"](answers("3.9 0.1"), "edge1", "/python"))
+    assert old["what"] == "airflow_base_python is /python, which is Python 3.9 on edge1."
+    missing = the_only(FILTERS["python_findings"]([{"rc": 127, "stdout": ""}], "edge1", "/python"))
+    assert missing["what"] == "airflow_base_python is /python, which is missing on edge1."
+
+
+def test_the_clock():
+    """The quickest answer counts: the others took long."""
+    assert FILTERS["clock_findings"](answers("3.11 9.0", "3.11 0.2"), "edge1", answers("3.13 0.1"), "main1") == []
+    found = the_only(FILTERS["clock_findings"](answers("3.11 30.2", "3.11 31"), "edge1", answers("3.13 0.2"), "main1"))
+    assert found["what"].startswith("The clock of edge1 differs from that of main1 by 30.0 s.")
+    assert FILTERS["clock_findings"](answers("3.11 -30"), "edge1", answers("3.13 0.2"), "main1") != []
+    # The main server is left out by --limit.
+    assert FILTERS["clock_findings"](answers("3.11 30"), "edge1", [], "main1") == []
+
+
+@pytest.mark.parametrize(
+    ("code", "says", "remedy"),
+    [
+        (11, "the name nas1 is not known there", "DNS"),
+        (12, "nas1 does not answer on TCP port 2049", "firewall"),
+        (13, "the server refuses the mount", "Export /srv to edge1 over NFS (vers=4.1)"),
+        (14, "uid 50000 (airflow_base_uid) cannot write there", "airflow_base_gid"),
+        (15, "no hard links", "another file system"),
+        (16, "the file .guard there says that it is another share: nas9:/x", "remove the file .guard"),
+        (124, "did not answer within 150 s", "overloaded"),
+        (1, "ended with code 1", "by hand"),
+    ],
+)
+def test_the_nas(code, says, remedy):
+    result = {"rc": code, "stdout": "nas9:/x", "stderr": "mount:\n   it failed"}
+    found = the_only(
+        FILTERS["nas_findings"](result, "edge1", "nas1:/srv", 50000, 50001, version="vers=4.1", guard=".guard")
+    )
+    assert "nas_mount_src is nas1:/srv, and edge1 cannot use it: " in found["what"]
+    assert says in found["what"]
+    assert found["what"].endswith("It said: mount: it failed")
+    assert remedy in found["remedy"]
+
+
+def test_a_nas_that_can_be_used():
+    assert FILTERS["nas_findings"]({"rc": 0}, "edge1", "nas1:/srv", 1, 1, version="", guard="") == []
+
+
+def database(version="", code=0, error="", is_own=True, **packages):
+    greeting = {"rc": code, "stdout": version, "stderr": error}
+    return FILTERS["database_findings"](greeting, "main1", "db", 3306, is_own, **packages)
+
+
+MISSING = "mysql-server:\n  Installed: (none)\n  Candidate: (none)\n"
+OFFERED = "mysql-server:\n  Installed: (none)\n  Candidate: 8.0.36\n"
+MARIADB = "mariadb-server:\n  Installed: 1:10.11\n"
+
+
+def test_the_database_server():
+    assert database("8.4.6") == []
+    silent = the_only(database(code=3, error="refused"))
+    assert silent["what"] == "airflow_database_host is db, and main1 gets no MySQL greeting from its port 3306: refused"
+    assert "MariaDB is there (5.5.5-10.11.6-MariaDB)" in the_only(database("5.5.5-10.11.6-MariaDB"))["what"]
+    assert the_only(database("5.7.44"))["what"] == "airflow_database_host is db, which runs MySQL 5.7.44."
+    tls = the_only(database("8.4.6", error="TLS: wrong name"))
+    assert "no TLS connection to it that it can trust: TLS: wrong name" in tls["what"]
+
+
+def test_the_database_server_of_the_site():
+    assert database(code=3, is_own=False, packages=OFFERED) == []
+    assert database(code=3, is_own=False, packages=MISSING, apt_source={"uris": "x"}) == []
+    missing = the_only(database(code=3, is_own=False, packages=MISSING))
+    assert missing["what"].startswith("mysql_apt_source is empty, and db knows no package mysql-server")
+    assert "the package mariadb-server" in the_only(database(code=3, is_own=False, packages=MARIADB))["what"]
+    assert the_only(database("5.7.44", is_own=False))["what"].startswith(
+        "The host of the group mysql is db, which runs"
+    )
+
+
+# The report
+
+
+def test_findings_of_all_hosts_are_collected_once():
+    one, two = ({"host": "site", "what": what, "remedy": ""} for what in "ab")
+    variables = {"main1": {"__preflight_findings": [one]}, "edge1": {"__preflight_findings": [one, two]}, "nas1": {}}
+    assert FILTERS["collected_findings"](variables | {"localhost": {}}) == [one, two]
+
+
+def test_the_table_can_be_read_and_commands_can_be_copied():
+    command = f"    mv {'/a' * 60} {'/b' * 60}"
+    findings = [
+        {"host": "edge1", "what": "wrong " * 30, "remedy": f"Do this:\n{command}\nand that."},
+        {"host": "site", "what": "x", "remedy": "y"},
+    ]
+    lines = FILTERS["findings_table"](findings).splitlines()
+    assert lines[0].split() == ["host", "|", "what", "is", "wrong", "|", "what", "to", "do"]
+    assert any(line.endswith(f"| {command}") for line in lines)
+    assert all(len(line) <= 112 for line in lines if command not in line)
+    assert not any(line.endswith(" ") for line in lines)
+    assert lines[-1].split() == ["site", "|", "x", "|", "y"]
+
+
+def test_a_value_or_its_roles_default():
+    value_of = FILTERS["value_of"]
+    assert value_of({"main1": {"mysql_port": 3307}}, "main1", "mysql_port") == 3307
+    assert value_of({"main1": {}}, "main1", "mysql_port") == 3306
