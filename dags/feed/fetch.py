@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+import zlib
 from collections.abc import Container, Iterator
 from datetime import date
 from functools import partial
@@ -28,6 +29,9 @@ RESUMES = 5
 CHECKSUMS = 32 << 20
 # What loading needs of a manifest.
 NEEDED = {"path", "sha256", "day", "version", "fetched_at"}
+# What a web server may compress with on the way, although it is asked not to; zlib tells the two apart.
+ENCODINGS = ("gzip", "x-gzip", "deflate")
+ANY_WBITS = zlib.MAX_WBITS | 32
 DIGESTS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 
 
@@ -194,11 +198,16 @@ def _http(
             # A weak ETag does not say that the bytes are the same.
             etag = answer.headers.get("ETag", "")
             mark = etag if etag.startswith('"') else answer.headers.get("Last-Modified")
-            decoded = decode and "Content-Encoding" in answer.headers
-            seen = (mark, size) if mark and size >= 0 and not decoded else None
-            piece = b""
+            encoding = answer.headers.get("Content-Encoding", "").strip().lower() if decode else ""
+            seen = (mark, size) if mark and size >= 0 and encoding in ("", "identity") else None
             # What is there, however little: it counts when the line breaks.
-            while more := answer.raw.read1(CHUNK, decode_content=decode):
+            pieces = iter(partial(answer.raw.read1, CHUNK, decode_content=False), b"")
+            if encoding not in ("", "identity"):
+                if encoding not in ENCODINGS:
+                    raise OSError(f"{url} comes with Content-Encoding: {encoding}, which was not asked for")
+                pieces = _decompressed(pieces, encoding)
+            piece = b""
+            for more in pieces:
                 piece = more
                 yield piece, seen
                 position += len(piece)
@@ -211,6 +220,35 @@ def _http(
                 )
     except (exceptions.ConnectionError, exceptions.Timeout, HTTPError) as error:
         raise Broken(str(error)) from error
+
+
+def _decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Take off what a web server compressed on the way; unlike requests, see whether the compressed stream has an end.
+
+    :raises Broken: it ends early, or is not what its header says.
+    """
+    decoder, ended = zlib.decompressobj(ANY_WBITS), False
+    for packed in pieces:
+        rest = packed
+        while rest:
+            if ended:
+                # gzip may have several parts, and zeros behind the last one.
+                rest = rest.lstrip(b"\0")
+                if rest:
+                    decoder, ended = zlib.decompressobj(ANY_WBITS), False
+                continue
+            try:
+                piece = decoder.decompress(rest, CHUNK)
+            except zlib.error as error:
+                raise Broken(f"its {encoding} (Content-Encoding) is broken: {error}") from error
+            ended, rest = decoder.eof, decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            if piece:
+                yield piece
+    # It may have kept some bytes back.
+    if kept := decoder.flush():
+        yield kept
+    if not decoder.eof:
+        raise Broken(f"its {encoding} (Content-Encoding) ends early: part of it is missing")
 
 
 def _discreet(session):

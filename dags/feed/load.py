@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import date, datetime
 from itertools import chain
-from math import isfinite
-from numbers import Number
 from pathlib import Path
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
 import nas
 from feed.fetch import NEEDED, manifests
-from feed.model import Column, Feed
-from feed.parse import LIMIT, Bad, records
+from feed.model import Feed
+from feed.parse import Bad, records
+from feed.values import value_of
 
 # The ledger: what has been loaded. A file that is older than one loaded for its day is `superseded`, and left out.
 LEDGER = """\
@@ -53,7 +51,6 @@ CREATE TABLE IF NOT EXISTS feed_rejects (
 ABOUT_A_ROW = {1048, 1062, 1264, 1265, 1292, 1366, 1406, 1411, 1452, 1644, 3140, 3141, 3144, 3157, 3819}
 # Rows and characters of one INSERT; MySQL takes 64 MB (max_allowed_packet), of up to 8 bytes for a character.
 BATCH, BATCH_SIZE = 1000, 1 << 20
-DATE = re.compile(r"\d{4}([-/.]?)\d{2}\1\d{2}(?!\d)|\d{14}")
 # What it says about the feed, its table or its account, so that another attempt would not help: no right, no such
 # schema or column, a wrong statement, a key or a row that is too long, a type that there is not.
 FINAL = {1044, 1049, 1054, 1064, 1071, 1074, 1118, 1142, 1143, 1170, 1227, 1426, 1439}
@@ -295,7 +292,7 @@ def _batches(feed: Feed, path: Path, day: str) -> Iterator[tuple[list[tuple], li
         else:
             try:
                 row = [
-                    _value(record.get(column.source or name), name, column, feed)
+                    value_of(record.get(column.source or name), name, column, feed)
                     for name, column in feed.load.columns.items()
                 ]
             except ValueError as error:
@@ -312,39 +309,6 @@ def _batches(feed: Feed, path: Path, day: str) -> Iterator[tuple[list[tuple], li
             rows, bad, size = [], [], 0
     if rows or bad:
         yield rows, bad
-
-
-def _value(value: object, name: str, column: Column, feed: Feed) -> object:
-    """Return what a column gets for a value of the file.
-
-    :raises ValueError: MySQL would take it for something else, or not take it at all.
-    """
-    if value is None:
-        return None
-    if isinstance(value, (dict, list)) or (column.type == "json" and feed.format in ("json", "jsonl")):
-        # ijson's numbers are decimals.
-        value = json.dumps(value, default=float, ensure_ascii=False)
-    if isinstance(value, float) and not isfinite(value):
-        raise ValueError(f"{name} is {value}")
-    is_date = column.type.startswith(("date", "timestamp"))
-    # MySQL would take 201025, a number, and 20.10.25 for days of the year 2020.
-    if is_date and isinstance(value, Number):
-        raise ValueError(f"{name}: {value!r} is no date such as 2025-10-20; for another form use a parser")
-    if not isinstance(value, str):
-        return value
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{name} is not {feed.encoding}") from None
-    if len(value) > LIMIT:
-        raise ValueError(f"{name} has {len(value)} characters")
-    if column.is_text:
-        return value
-    value = value.strip()
-    if value and is_date and not DATE.match(value):
-        raise ValueError(f"{name}: {value!r} is no date such as 2025-10-20; for another form use a parser")
-    return value or None
 
 
 def _is_about_a_row(error: Exception) -> bool:

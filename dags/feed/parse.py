@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from importlib import import_module
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -195,7 +196,8 @@ def _jsonl(file: BinaryIO, feed: Feed) -> Iterator[dict | Bad]:
         if line.isspace():
             continue
         try:
-            record = json.loads(line)
+            # A float would lose digits.
+            record = json.loads(line, parse_float=Decimal)
         except ValueError as error:
             yield Bad(f"not JSON: {error}", line)
         else:

@@ -13,7 +13,9 @@ import sys
 import threading
 import time
 import zipfile
+import zlib
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +43,7 @@ SMALL = {
     "load": {"connection": "warehouse", "table": "t", "key": ["id"], "columns": {"id": "int", "name": "varchar(20)"}},
 }
 CSV = b"id,name\n1,one\n2,two\n"
+MANY = b"id,name\n" + b"".join(f"{number},name {number}\n".encode() for number in range(3000))
 
 
 @pytest.fixture
@@ -579,6 +582,36 @@ def test_what_a_web_server_compresses_on_the_way_is_not_the_files_own_compressio
     assert Path(fetch.fetch_file(gzipped, DAY)["path"]).read_bytes() == packed
 
 
+@pytest.mark.parametrize("packed", [gzip.compress(CSV), gzip.compress(CSV[:9]) + gzip.compress(CSV[9:]) + b"\0" * 99])
+def test_each_part_of_what_a_web_server_compresses_is_read(service, feed, packed):
+    service.files["/20251020.csv"] = b"-"
+    service.trouble = [lambda handler, content: handler.answer(200, packed, Content_Encoding="gzip")]
+    assert Path(fetch.fetch_file(feed(), DAY)["path"]).read_bytes() == CSV
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed", "message"),
+    [
+        ("gzip", gzip.compress(MANY)[: len(gzip.compress(MANY)) * 2 // 3], "ends early: part of it is missing"),
+        ("gzip", gzip.compress(MANY)[:-1], "ends early"),
+        ("gzip", gzip.compress(MANY)[:-8] + bytes(8), "is broken: .*incorrect data check"),
+        ("deflate", zlib.compress(MANY)[:-5], "ends early"),
+        ("gzip", b"", "ends early"),
+        ("gzip", CSV, "is broken: .*incorrect header"),
+        ("br", CSV, "comes with Content-Encoding: br, which was not asked for"),
+    ],
+)
+def test_what_a_web_server_compresses_and_does_not_send_whole_is_refused(
+    service, feed, filestorage, encoding, packed, message
+):
+    """Its Content-Length is that of what it sends: nothing but the stream's own end tells."""
+    service.files["/20251020.csv"] = b"-"
+    service.trouble = [lambda handler, content: handler.answer(200, packed, Content_Encoding=encoding)]
+    with pytest.raises(OSError, match=message):
+        fetch.fetch_file(feed(), DAY)
+    assert on_nas(filestorage) == []
+
+
 def test_a_connection_of_another_type_is_named(service, feed, monkeypatch):
     with pytest.raises(AirflowFailException, match=r"source\.connection: elsewhere is not there"):
         fetch.fetch_file(feed({"source.connection": "elsewhere"}), DAY)
@@ -694,6 +727,7 @@ def parsed(feed, tmp_path, content, packing=""):
             [{1: "one", 2: "1", 3: "x"}],
         ),
         ({"format": "jsonl"}, b'{"id": 1}\n\n{"id": 2, "name": "\\ud55c"}\n', [{"id": 1}, {"id": 2, "name": "한"}]),
+        ({"format": "jsonl"}, b'{"id": 12345678901234567.8901}', [{"id": Decimal("12345678901234567.8901")}]),
         ({"format": "json"}, b'[{"id": 1}, {"id": 2, "name": null}]', [{"id": 1}, {"id": 2, "name": None}]),
         ({"format": "json", "records": "data.item"}, b'{"n": 1, "data": [{"id": 1}]}', [{"id": 1}]),
         (
