@@ -177,7 +177,9 @@ def _http(
     url = hook.url_from_endpoint(path)
     resume = {"Range": f"bytes={position}-", "If-Range": seen[0]} if position else {}
     try:
-        with session, session.get(url, headers=resume, stream=True, timeout=(CONNECT, SILENCE)) as answer:
+        # Said for the request: REQUESTS_CA_BUNDLE and the environment's proxies outrank what only the session says.
+        own = {"verify": session.verify, "proxies": session.proxies}
+        with session, session.get(url, headers=resume, stream=True, timeout=(CONNECT, SILENCE), **own) as answer:
             if answer.status_code in (404, 410):
                 raise NotThereYet(f"{url}: {answer.status_code}")
             if answer.status_code >= 500 and position:

@@ -9,6 +9,7 @@ import json
 import lzma
 import os
 import resource
+import ssl
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ import zlib
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -28,6 +30,10 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.timetables.base import TimeRestriction
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 import nas
 from feed import _fetch_dag, fetch, load, parse
@@ -444,6 +450,62 @@ def test_a_redirect_is_followed_without_the_password_to_another_host(service, fe
     assert "X-Api-Key" not in other.requests[0][1]
     other.shutdown()
     other.server_close()
+
+
+@pytest.fixture
+def secure_service(service, monkeypatch, tmp_path):
+    """The service over TLS with an authority of its own; returns the authority's file, and what a connection says."""
+    authority = self_signed(tmp_path / "authority.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority)
+    service.socket = context.wrap_socket(service.socket, server_side=True)
+    service.files["/20251020.csv"] = CSV
+    # What a host trusts, as its units have it.
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(self_signed(tmp_path / "another.pem")))
+
+    def connect(**extra):
+        connection = {"conn_type": "http", "schema": "https", "host": "127.0.0.1", "port": service.server_port}
+        monkeypatch.setenv("AIRFLOW_CONN_SERVICE", json.dumps(connection | {"extra": extra}))
+
+    return SimpleNamespace(authority=authority, connect=connect)
+
+
+def self_signed(path):
+    """Write a certificate of 127.0.0.1 that is its own authority, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, path.stem)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pkcs8, unlocked = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    encoded = key.private_bytes(serialization.Encoding.PEM, pkcs8, unlocked)
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + encoded)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+@pytest.mark.parametrize("verify", ["its authority", False])
+def test_what_a_connection_says_about_tls_outranks_the_environment(secure_service, feed, verify):
+    secure_service.connect(verify=verify and str(secure_service.authority))
+    assert Path(fetch.fetch_file(feed(), DAY)["path"]).read_bytes() == CSV
+
+
+@pytest.mark.parametrize("extra", [{}, {"verify": True}])
+def test_a_connection_that_says_nothing_about_tls_trusts_what_the_host_trusts(
+    secure_service, feed, filestorage, monkeypatch, extra
+):
+    secure_service.connect(**extra)
+    with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+        fetch.fetch_file(feed(), DAY)
+    assert on_nas(filestorage) == []
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(secure_service.authority))
+    assert Path(fetch.fetch_file(feed(), DAY)["path"]).read_bytes() == CSV
 
 
 @pytest.mark.parametrize(
