@@ -1,7 +1,7 @@
 """The site of the lab: its DAG code, a session with its API, and one run of the pipeline."""
 
 import contextlib
-import shutil
+import json
 import subprocess
 
 import pytest
@@ -13,10 +13,11 @@ from support.pipeline import Airflow, run_pipeline, until
 
 @pytest.fixture(scope="session")
 def sync():
-    """Put the DAG code of a directory on every host."""
+    """Put the DAG code of directories on every host."""
 
-    def sync(source):
-        command = ["ansible-playbook", "playbooks/dags.yml", "-e", f"airflow_dags_src={source}"]
+    def sync(*sources):
+        variables = json.dumps({"airflow_dags_src": [str(source) for source in sources]})
+        command = ["ansible-playbook", "playbooks/dags.yml", "-e", variables]
         environment = LAB.environment | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
         subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)  # noqa: S603
 
@@ -24,13 +25,10 @@ def sync():
 
 
 @pytest.fixture(scope="session")
-def dags_of_the_tests(request, sync, tmp_path_factory):
+def dags_of_the_tests(request, sync):
     """Put the project's DAG code and that of the tests' scenarios on every host, until all tests have ended."""
-    directory = tmp_path_factory.mktemp("site") / "dags"
-    for source in (ROOT / "dags", *{item.path.parents[1] / "dags" for item in request.session.items}):
-        if source.is_dir():
-            shutil.copytree(source, directory, dirs_exist_ok=True)
-    sync(directory)
+    directories = {item.path.parents[1] / "dags" for item in request.session.items}
+    sync(ROOT / "dags", *sorted(directory for directory in directories if directory.is_dir()))
     yield
     sync(ROOT / "dags")
 

@@ -1,7 +1,8 @@
-"""What dags/ does, apart from the hosts: the day of a run, whole files, and that every file imports on an edge host."""
+"""DAGs and nas, apart from the hosts: the day of a run, whole files, and that every file imports on an edge host."""
 
 import hashlib
 import json
+import runpy
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from airflow.timetables.base import TimeRestriction
 import nas
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
+# What a site says, in the environment of Airflow's units.
+SITES = ("NAS_PATH", "NAS_GUARD", "AIRFLOW__CORE__DEFAULT_TIMEZONE")
 
 
 @pytest.fixture
@@ -64,6 +67,23 @@ def test_the_edge_task_goes_to_the_edge_queue(dagbag):
 )
 def test_day_of_a_run(logical_date, run_after, day):
     assert nas.day_of(logical_date, run_after) == day
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "/opt/airflow/filestorage .nas Asia/Seoul"),
+        (dict.fromkeys(SITES, ""), "/opt/airflow/filestorage .nas Asia/Seoul"),
+        (dict(zip(SITES, ("/mnt/nas", ".share", "Europe/Berlin"), strict=True)), "/mnt/nas .share Europe/Berlin"),
+        ({SITES[2]: "utc"}, "/opt/airflow/filestorage .nas UTC"),
+        ({SITES[2]: "UTC"}, "/opt/airflow/filestorage .nas UTC"),
+    ],
+)
+def test_what_a_site_has_set_reaches_tasks_through_the_environment(monkeypatch, environment, expected):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    module = runpy.run_path(nas.__file__)
+    assert f"{module['FILESTORAGE']} {module['GUARD']} {module['TIME_ZONE']}" == expected
 
 
 def names(directory):
@@ -204,7 +224,7 @@ def test_a_writer_that_is_killed_half_way_leaves_the_old_file(filestorage):
         "nas.FILESTORAGE = Path(sys.argv[2]).parent;"
         "nas.os.fsync = lambda _: os.kill(os.getpid(), 9); nas.publish(Path(sys.argv[2]), b'half')"
     )
-    done = subprocess.run([sys.executable, "-c", program, DAGS, path], check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", program, Path(nas.__file__).parent, path], check=False)  # noqa: S603
     assert done.returncode == -9
     assert nas.read(manifest) == b"old\n"
     assert names(filestorage) == ["20251020.txt"]

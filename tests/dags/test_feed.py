@@ -9,6 +9,7 @@ import json
 import lzma
 import os
 import resource
+import shutil
 import ssl
 import sys
 import threading
@@ -39,7 +40,8 @@ import nas
 from feed import _fetch_dag, fetch, load, parse
 from feed.model import Feed
 
-DAGS = Path(nas.__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
+DAGS = ROOT / "dags"
 DAY = date(2025, 10, 20)
 SMALL = {
     "schedule": "30 5 * * *",
@@ -195,12 +197,10 @@ def test_the_name_on_the_nas(feed, filestorage, changes, name):
 def dagbag(tmp_path_factory):
     """The DAGs as a release has them: with a Python file for each feed; one feed is broken."""
     folder = tmp_path_factory.mktemp("release")
-    for path in DAGS.rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts:
-            (folder / path.relative_to(DAGS)).parent.mkdir(exist_ok=True)
-            (folder / path.relative_to(DAGS)).write_bytes(path.read_bytes())
+    for source in (DAGS, ROOT / "dag_modules"):
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "feeds/broken.yml").write_text(yaml.safe_dump(changed({"timezone": "Seoul"})))
-    stub = (DAGS.parent / "roles/airflow_dags/files/feed.py").read_text()
+    stub = (ROOT / "roles/airflow_dags/files/feed.py").read_text()
     for path in (folder / "feeds").glob("*.yml"):
         path.with_suffix(".py").write_text(stub)
     return DagBag(folder)

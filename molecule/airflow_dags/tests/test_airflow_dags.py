@@ -1,6 +1,7 @@
 """The role airflow_dags alone, after two other versions of the DAG code had been released."""
 
 import hashlib
+from pathlib import Path
 
 from lab import ROOT
 
@@ -8,15 +9,22 @@ DAGS = "/opt/airflow/dags"
 
 
 def test_every_file_is_the_controllers(edge1):
+    """Of each source, with the project's modules beside; none has another's .airflowignore."""
     expected = {
-        str(path.relative_to(ROOT / "dags")): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in (ROOT / "dags").rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        str(path.relative_to(source)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for source in (Path(__file__).parents[1] / "dags", ROOT / "dags", ROOT / "dag_modules")
+        for path in source.rglob("*")
+        if path.is_file() and path.suffix != ".pyc" and path.name != ".airflowignore"
     }
+    assert {"team_dag.py", "producer_dag.py", "nas.py", "feed/load.py"} <= set(expected)
     stub = hashlib.sha256((ROOT / "roles/airflow_dags/files/feed.py").read_bytes()).hexdigest()
     expected |= {f"{name.removesuffix('.yml')}.py": stub for name in expected if name.startswith("feeds/")}
     lines = edge1.check_output(f"cd {DAGS}/ && find . -type f -printf '%P\\n' | xargs sha256sum").splitlines()
-    assert {name: digest for digest, name in map(str.split, lines)} == expected
+    found = {name: digest for digest, name in map(str.split, lines)}
+    del found[".airflowignore"]
+    assert found == expected
+    ignored = edge1.file(f"{DAGS}/.airflowignore").content_string.splitlines()
+    assert [line for line in ignored if not line.startswith("#")] == ["/helpers/", "/nas.py", "/feed/"]
 
 
 def test_a_file_that_was_taken_out_is_gone(edge1):

@@ -3,6 +3,7 @@
 What the controller finds by itself is tested in tests/controller/test_preflight_play.py.
 """
 
+import json
 import os
 import re
 import socket
@@ -174,8 +175,23 @@ def test_a_rotation_with_a_host_that_is_not_installed():
 def test_a_feed_that_nobody_would_look_for(tmp_path, name):
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).touch()
-    said = play("dags.yml", "-e", f"airflow_dags_src={tmp_path}")
-    assert f"{name}: a feed's file ends in .yml, and is in airflow_dags_src/feeds itself" in said
+    said = play("dags.yml", "-e", json.dumps({"airflow_dags_src": [str(tmp_path)]}))
+    assert f"{name}: a feed's file ends in .yml, and is in {tmp_path}/feeds itself" in said
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            "/srv/dags",
+            """Write airflow_dags_src: [/srv/dags], or with ansible-playbook -e '{"airflow_dags_src": ["/srv/""",
+        ),
+        ([], "airflow_dags_src is empty: write at least one directory"),
+        (["/nowhere"], "airflow_dags_src: /nowhere is not a directory on this machine"),
+    ],
+)
+def test_directories_of_dag_code_that_cannot_be(value, message):
+    assert message in play("dags.yml", "-e", json.dumps({"airflow_dags_src": value}))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Files on the NAS: the day that a run stands for, publishing a file whole, reading back exactly what was published.
 
-Lies beside the DAGs, so that they can import it on every host.
+Is installed beside the DAGs, so that they can import it on every host.
 """
 
 from __future__ import annotations
@@ -20,12 +20,20 @@ from zoneinfo import ZoneInfo
 
 from airflow.sdk import Asset
 
+# What a site has set reaches tasks through the environment of Airflow's units.
 # Where the NAS is mounted on every host.
-FILESTORAGE = Path("/opt/airflow/filestorage")
+FILESTORAGE = Path(os.environ.get("NAS_PATH") or "/opt/airflow/filestorage")
 # Lies on the share, and not under it: without it the share is not mounted, or is another one. site.yml makes it.
-GUARD = ".nas"
+GUARD = os.environ.get("NAS_GUARD") or ".nas"
+
+
+def _zone(name: str) -> ZoneInfo:
+    # Airflow writes utc, which is not a name of the time zone database.
+    return ZoneInfo("UTC" if name.lower() == "utc" else name)
+
+
 # The day begins and ends in this time zone, whatever zone a server is in.
-TIME_ZONE = ZoneInfo("Asia/Seoul")
+TIME_ZONE = _zone(os.environ.get("AIRFLOW__CORE__DEFAULT_TIMEZONE") or "Asia/Seoul")
 # Seconds that a reader waits for a file: another host's NFS client can show it late.
 PATIENCE = 30
 # "A file arrived on the NAS"; the extra of its events is the file's manifest.
