@@ -1,7 +1,8 @@
 """Write docs/variables.md, the reference of every public variable, from the roles' specs.
 
 The schema of meta/argument_specs.yml has no keys for two facts, so descriptions say them: "Unit: seconds." gives the
-unit, and "Set by the playbooks." or "Set by the role that enters." begins that of a variable that an inventory does not set.
+unit; "Set by the playbooks." or "Set by the role that enters." begins the description of a variable that an inventory
+does not set.
 """
 
 import argparse
@@ -38,8 +39,8 @@ HEAD = """<!-- Written by docs/variables.py from roles/*/meta/argument_specs.yml
 
 Every variable that you can set, with the inventory group where it belongs: `all` is `group_vars/all.yml`, `mysql` is
 `group_vars/mysql.yml`. A single host may have another value in `host_vars/`. A variable that is *set by others*, by
-the playbooks or by a role, follows from the inventory or from the secrets; you need it only when you use a role by itself. **Required** means that
-there is no default.
+the playbooks or by a role, follows from the inventory or from the secrets; you need it only when you use a role by
+itself. **Required** means that there is no default.
 """
 TABLE = "| Variable | Type | Default | Unit | Where | Meaning |\n|---|---|---|---|---|---|"
 
@@ -50,7 +51,7 @@ def specs(role, root=ROOT):
 
 
 def options_of(role, root=ROOT):
-    """Return the role's own options: of all entry points, each once, without the site's inputs that other roles read."""
+    """Return a role's own options, of all entry points: each once, and without the site's inputs."""
     options = {}
     for entry in specs(role, root).values():
         for name, option in entry.get("options", {}).items():
@@ -130,9 +131,7 @@ def section(role, root=ROOT):
     options = options_of(role, root)
     for name in sorted(options, key=lambda name: is_set_by_others(options[name])):
         by_others = is_set_by_others(options[name])
-        lines += rows(
-            name, options[name], "*set by others*" if by_others else EXCEPTIONS.get(name, GROUPS[role])
-        )
+        lines += rows(name, options[name], "*set by others*" if by_others else EXCEPTIONS.get(name, GROUPS[role]))
     return lines
 
 

@@ -89,6 +89,10 @@ def role_defaults():
     defaults = {}
     for path in ROOT.glob("roles/*/defaults/main.yml"):
         defaults |= yaml.safe_load(path.read_text()) or {}
+    # The site's inputs have no role, so their defaults are in the spec alone.
+    specs = yaml.safe_load((ROOT / "roles/preflight/meta/argument_specs.yml").read_text())["argument_specs"]
+    for name, option in specs["main"]["options"].items():
+        defaults[name] = option.get("default")
     return defaults
 
 

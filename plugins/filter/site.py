@@ -16,8 +16,8 @@ CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-
 def differing_files(wanted: list[dict], found: list[dict]) -> list[dict]:
     """Return the wanted files that a host does not have as they should be, complete with mode and gid.
 
-    A wanted file is {path, content, mode: "0644", gid: 0} and belongs to root. Found files are those of ansible.builtin.find
-    with get_checksum.
+    A wanted file is {path, content, mode: "0644", gid: 0} and belongs to root. Found files are what
+    ansible.builtin.find returns with get_checksum.
     """
     there = {file["path"]: (file["mode"], file["uid"], file["gid"], file.get("checksum")) for file in found}
     complete = [{"mode": "0644", "gid": 0} | dict(file) for file in wanted]
@@ -64,7 +64,8 @@ def host_port(host: str, port: int | str) -> str:
 def site_ports(site: dict, host: str, groups: dict, variables: dict) -> list[dict]:
     """Return the ports of a host that the site needs, as the role firewall takes them: port and sources.
 
-    `site` has what follows from the inventory (playbooks/hosts.yml), `variables` are the host's own. No sources means everybody.
+    `site` has what follows from the inventory (playbooks/hosts.yml), `variables` are the host's own. No sources means
+    everybody.
     """
 
     def is_in(group: str) -> bool:
@@ -79,10 +80,10 @@ def site_ports(site: dict, host: str, groups: dict, variables: dict) -> list[dic
     # A reverse proxy of the user's own on another host.
     proxies = [name for name in variables.get("airflow_main_proxy_addresses", []) if name not in ("127.0.0.1", "::1")]
     if is_in("airflow_main") and proxies:
-        ports.append({"port": site["api_port"], "sources": proxies})
+        ports.append({"port": site["ports"]["api"], "sources": proxies})
     if not site["is_private"]:
         services = [group for group in ("mysql", "redis") if is_in(group)]
-        ports += [{"port": site[f"{group}_port"], "sources": site["clients"]} for group in services]
+        ports += [{"port": site["ports"][group], "sources": site["clients"]} for group in services]
     if is_in("airflow_celery") and not is_in("airflow_main"):
         # The main server asks other Celery hosts for the logs of running tasks.
         ports.append({"port": 8793, "sources": [site["main"]]})

@@ -58,7 +58,9 @@ def test_the_first_known_alternative_is_installed_or_the_last(site):
     assert site.package_alternatives(packages, known) == ["default-libmysqlclient-dev", "gcc", "y"]
 
 
-@pytest.mark.parametrize(("host", "text"), [("db1", "db1:1"), ("192.0.2.1", "192.0.2.1:1"), ("2001:db8::1", "[2001:db8::1]:1")])
+@pytest.mark.parametrize(
+    ("host", "text"), [("db1", "db1:1"), ("192.0.2.1", "192.0.2.1:1"), ("2001:db8::1", "[2001:db8::1]:1")]
+)
 def test_an_ipv6_address_is_in_brackets(site, host, text):
     assert site.host_port(host, 1) == text
 

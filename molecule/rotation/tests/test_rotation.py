@@ -186,9 +186,9 @@ def test_a_password_that_the_database_refuses_stops_nothing(rotated, main1):
     arguments = ("airflow.yml", "--limit", "localhost,airflow_main")
     show = "systemctl show --property=ActiveEnterTimestamp 'airflow-*.service'"
     before = main1.check_output(show)
+    variables = {"airflow_celery_database": {"host": "127.0.0.1", "password": "another"}, **SETTINGS}
     with pytest.raises(RuntimeError, match=r"(?s)does not let.*Access denied"):
-        database = {"host": "127.0.0.1", "password": "another"}
-        play(*arguments, "-e", json.dumps({"airflow_celery_database": database, **SETTINGS}))
+        play(*arguments, "-e", json.dumps(variables))
     assert main1.check_output(show) == before
     play(*arguments, "-e", json.dumps(SETTINGS))
 
