@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 
 import pytest
 
@@ -68,3 +69,66 @@ def test_an_ipv6_address_is_in_brackets(site, host, text):
 @pytest.mark.parametrize(("text", "error"), [("", ""), ("A = 1\n", ""), ("A = 1\nPASSWORD = 'x\n", "line 2")])
 def test_where_a_text_is_not_python_is_said_without_the_text(site, text, error):
     assert site.python_error(text) == error
+
+
+SITE = {
+    "main": "192.0.2.10",
+    "airflow": ["192.0.2.10", "192.0.2.20"],
+    "clients": ["192.0.2.10"],
+    "is_private": False,
+    "ports": {"api": 8080, "mysql": 3306, "redis": 6380},
+}
+
+
+@pytest.mark.parametrize(
+    ("groups", "variables", "ports"),
+    [
+        ({"airflow_edge": ["host"]}, {}, []),
+        ({"nas": ["host"]}, {}, [(2049, ["192.0.2.10", "192.0.2.20"])]),
+        ({"reverse_proxy": ["host"]}, {}, [(443, [])]),
+        ({"reverse_proxy": ["host"]}, {"reverse_proxy_port": 8443, "reverse_proxy_user_sources": ["a"]}, [(8443, [])]),
+        (
+            {"reverse_proxy": ["host"]},
+            {"reverse_proxy_user_sources": ["a"], "reverse_proxy_worker_sources": ["b"]},
+            [(443, ["a", "b"])],
+        ),
+        ({"airflow_main": ["host"]}, {"airflow_main_proxy_addresses": ["127.0.0.1"]}, []),
+        ({"airflow_main": ["host"]}, {"airflow_main_proxy_addresses": ["127.0.0.1", "p"]}, [(8080, ["p"])]),
+        ({"mysql": ["host"], "redis": ["host"]}, {}, [(3306, ["192.0.2.10"]), (6380, ["192.0.2.10"])]),
+        ({"airflow_celery": ["host"]}, {}, [(8793, ["192.0.2.10"])]),
+        ({"airflow_celery": ["host"], "airflow_main": ["host"]}, {}, []),
+    ],
+)
+def test_a_host_opens_the_ports_of_its_groups(site, groups, variables, ports):
+    assert [(port["port"], port["sources"]) for port in site.site_ports(SITE, "host", groups, variables)] == ports
+
+
+def test_a_private_database_opens_no_port(site):
+    assert site.site_ports(SITE | {"is_private": True}, "host", {"mysql": ["host"], "redis": ["host"]}, {}) == []
+
+
+def test_certificates_are_for_the_proxy_and_for_services_that_hosts_share(site):
+    hostvars = {
+        "main1": {
+            "site_address": "192.0.2.10",
+            "site_is_private": True,
+            "certificates_names": ["airflow", "2001:db8::1"],
+        },
+        "db1": {"site_address": "db1", "site_is_private": False},
+        "edge1": {"airflow_url": "https://main1.example.com:8443/team"},
+    }
+    groups = {"reverse_proxy": ["main1"], "redis": ["main1"], "mysql": ["db1"], "airflow_edge": ["edge1"]}
+    names = ["DNS:main1", "IP:192.0.2.10", "DNS:airflow", "IP:2001:db8::1", "DNS:main1.example.com"]
+    assert site.certificate_hosts(groups, hostvars) == {"main1": names, "db1": ["DNS:db1"]}
+
+
+def test_a_previous_signing_key_stays_trusted_as_long_as_it_is_told(site):
+    public = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA1kOL3EQMO0M4YwuFglBiE+xeTid6by0tBucISjbunR4=\n-----END PUBLIC KEY-----\n"
+    first = site.trusted_keys(public, "")
+    [key] = json.loads(first)["keys"]
+    # RFC 8037.
+    assert (key["kty"], key["crv"], key["x"]) == ("OKP", "Ed25519", "1kOL3EQMO0M4YwuFglBiE-xeTid6by0tBucISjbunR4")
+    assert site.trusted_keys(public, first) == first
+    known = json.dumps({"keys": [{"kid": "previous"}, {"kid": "older"}]})
+    assert [key["kid"] for key in json.loads(site.trusted_keys(public, known))["keys"]] == [key["kid"], "previous"]
+    assert len(json.loads(site.trusted_keys(public, known, 0))["keys"]) == 1

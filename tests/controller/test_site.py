@@ -1,0 +1,177 @@
+"""What follows from an inventory (playbooks/group_vars), and that what an inventory sets is honoured."""
+
+import json
+import os
+import subprocess
+
+import pytest
+import yaml
+
+from lab import ROOT
+
+GROUPS = {
+    "airflow_main": {"hosts": {"main1": {"ansible_host": "192.0.2.10"}}},
+    "airflow_edge": {"hosts": {"edge1": {"ansible_host": "192.0.2.20"}}},
+    "airflow_celery": {"children": {"airflow_main": {}}},
+    "mysql": {"children": {"airflow_main": {}}},
+    "redis": {"children": {"airflow_main": {}}},
+    "reverse_proxy": {"children": {"airflow_main": {}}},
+}
+TWO_CELERY_HOSTS = {"airflow_celery": {"hosts": {"main1": {}, "celery1": {"ansible_host": "2001:db8::30"}}}}
+VARIABLES = {"airflow_url": "https://main1.example.com", "nas_mount_src": "nas.example.com:/volume1/airflow"}
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Return a function that evaluates expressions on a host of an inventory, with the defaults of roles in sight."""
+
+    def ask(host, expressions, roles=(), groups=None, **variables):
+        inventory = tmp_path / "inventory"
+        (inventory / "group_vars").mkdir(parents=True)
+        (inventory / "hosts.yml").write_text(yaml.safe_dump(GROUPS | (groups or {})))
+        secrets = {"secrets_directory": str(tmp_path / "secrets")}
+        (inventory / "group_vars/all.yml").write_text(yaml.safe_dump(VARIABLES | secrets | variables))
+        (tmp_path / "secrets").mkdir()
+        for name in ("mysql_password", "redis_password", "jwt_secret", "main1.pem", "main1.key", "authority.pem"):
+            (tmp_path / "secrets" / name).write_text(f"{name} in a file\n")
+        for name in ("group_vars", "host_vars"):
+            (tmp_path / name).symlink_to(ROOT / "playbooks" / name)
+        # Imported, so that their defaults are seen; their tasks are skipped.
+        tasks = [{"ansible.builtin.import_role": {"name": role}, "when": False} for role in roles]
+        answer = {"content": "{{ answer | to_json }}", "dest": str(tmp_path / "answer.json"), "mode": "0600"}
+        tasks.append({"ansible.builtin.copy": answer, "vars": {"answer": expressions}})
+        play = {"hosts": host, "connection": "local", "gather_facts": False, "tasks": tasks}
+        (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+        command = ["ansible-playbook", "-i", str(inventory), str(tmp_path / "play.yml")]
+        environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)  # noqa: S603
+        assert done.returncode == 0, done.stdout
+        return json.loads((tmp_path / "answer.json").read_text())
+
+    return ask
+
+
+def test_services_that_serve_their_own_host_alone_listen_on_loopback_without_tls(ask):
+    said = ask(
+        "main1",
+        {
+            "mysql": "{{ mysql_bind_address }}{{ mysql_certificate }}",
+            "redis": "{{ redis_bind }}{{ redis_certificate }}",
+            "database": "{{ site_database }}",
+            "broker": "{{ site_broker.host }}",
+        },
+        roles=["mysql", "redis"],
+    )
+    assert said["mysql"] == said["redis"] == said["broker"] == "127.0.0.1"
+    assert said["database"] == {
+        "host": "127.0.0.1",
+        "port": 3306,
+        "name": "airflow",
+        "username": "airflow",
+        "password": "mysql_password in a file",
+        "ssl": False,
+    }
+
+
+def test_services_that_other_hosts_use_listen_everywhere_over_tls(ask):
+    said = ask(
+        "main1",
+        {
+            "mysql": "{{ [mysql_bind_address, mysql_certificate | trim, mysql_ca_certificate | trim] }}",
+            "redis": "{{ [redis_bind, redis_certificate | trim] }}",
+            "database": "{{ [site_database.host, site_database.ssl] }}",
+            "clients": "{{ site_celery_addresses }}",
+        },
+        roles=["mysql", "redis"],
+        groups=TWO_CELERY_HOSTS,
+    )
+    assert said["mysql"] == ["*", "main1.pem in a file", "authority.pem in a file"]
+    assert said["redis"] == ["0.0.0.0", "main1.pem in a file"]  # noqa: S104
+    assert said["database"] == ["192.0.2.10", True]
+    assert said["clients"] == ["192.0.2.10", "2001:db8::30"]
+
+
+def test_a_database_server_of_the_users_own_is_reached_over_tls(ask):
+    variables = {
+        "airflow_database_host": "db.example.com",
+        "airflow_database_port": 3307,
+        "airflow_database_name": "af",
+    }
+    said = ask("main1", {"database": "{{ site_database }}"}, groups={"mysql": {"hosts": {}}}, **variables)
+    database = said["database"]
+    assert (database["host"], database["port"], database["name"], database["ssl"]) == (
+        "db.example.com",
+        3307,
+        "af",
+        True,
+    )
+
+
+def test_what_an_inventory_sets_for_all_hosts_replaces_what_the_site_needs(ask):
+    variables = {
+        "mysql_bind_address": "192.0.2.1",
+        "mysql_certificate": "of the user",
+        "redis_bind": "192.0.2.2",
+        "airflow_main_base_url": "https://airflow.example.com",
+        "airflow_celery_mounts": ["/srv/data"],
+        "nas_server_path": "/export",
+        "reverse_proxy_upstream": "192.0.2.3:80",
+        "reverse_proxy_certificate": "of the proxy",
+    }
+    roles = ["mysql", "redis", "airflow_main", "airflow_celery", "nas_server", "reverse_proxy"]
+    expressions = {name: f"{{{{ {name} }}}}" for name in variables}
+    assert ask("main1", expressions, roles=roles, groups=TWO_CELERY_HOSTS, **variables) == variables
+
+
+def test_lists_of_an_inventory_are_added_to_what_the_site_needs(ask):
+    kim = {"name": "kim", "hosts": ["%"], "password": "x", "priv": "feeds.*:ALL"}
+    site = [{"name": "airflow", "hosts": ["127.0.0.1"], "password": "x", "priv": "airflow.*:ALL"}]
+    exports = ROOT / "roles/nas_server/templates/airflow.exports.j2"
+    said = ask(
+        "main1",
+        {
+            "users": "{{ __mysql_users | map(attribute='name') }}",
+            "exports": f"{{{{ lookup('template', '{exports}') }}}}",
+        },
+        roles=["mysql", "nas_server"],
+        mysql_users=[kim],
+        mysql_site_users=site,
+        nas_server_clients=["192.0.2.99"],
+        nas_server_site_clients=["main1", "edge1"],
+    )
+    assert said["users"] == ["airflow", "kim"]
+    [line] = [line for line in said["exports"].splitlines() if line.startswith("/volume1/airflow ")]
+    assert [word.partition("(")[0] for word in line.split()[1:]] == ["main1", "edge1", "192.0.2.99"]
+
+
+def test_options_of_one_kind_of_host_win_over_those_of_all_hosts_and_these_over_the_roles_own(ask):
+    template = ROOT / "roles/airflow_base/templates/airflow.env.j2"
+    said = ask(
+        "edge1",
+        {"environment": f"{{{{ lookup('template', '{template}') }}}}"},
+        roles=["airflow_base"],
+        airflow_base_jwt_secret="secret",  # noqa: S106
+        airflow_base_settings={"core.parallelism": 1, "core.load_examples": True, "edge.job_poll_interval": 7},
+        airflow_base_host_settings={"core.parallelism": 2},
+        airflow_base_role_settings={"edge.job_poll_interval": 2},
+        nas_mount_path="/srv/nas",
+    )
+    lines = said["environment"].splitlines()
+    assert {
+        'AIRFLOW__CORE__PARALLELISM="2"',
+        'AIRFLOW__CORE__LOAD_EXAMPLES="True"',
+        'AIRFLOW__EDGE__JOB_POLL_INTERVAL="7"',
+        'NAS_PATH="/srv/nas"',
+    } <= set(lines)
+
+
+def test_addresses_of_ipv6_are_in_brackets_in_urls(ask):
+    main = {"airflow_main": {"hosts": {"main1": {"ansible_host": "2001:db8::10"}}}}
+    said = ask(
+        "celery1",
+        {"broker": "{{ __airflow_celery_settings['celery.broker_url'] }}"},
+        roles=["airflow_celery"],
+        groups=TWO_CELERY_HOSTS | main,
+        airflow_celery_broker={"host": "2001:db8::10", "password": "x", "ssl": True},
+    )
+    assert said["broker"] == "rediss://:x@[2001:db8::10]:6379/0?ssl_cert_reqs=required"
