@@ -104,7 +104,7 @@ def value_of(hostvars, host, name):
 
 
 def finding(hosts, what, remedy):
-    """Name the first host alone: what many hosts share is one finding."""
+    """Return a finding. What many hosts share is one finding, which names the first host."""
     hosts = [hosts] if isinstance(hosts, str) else list(hosts)
     more = f" and {len(hosts) - 1} more" if len(hosts) > 1 else ""
     return {"host": f"{hosts[0]}{more}", "what": what, "remedy": remedy}
@@ -149,7 +149,7 @@ def check_groups(site):
             "Name a host there that runs the tasks of the default queue. For the main server, write "
             "`airflow_celery: {children: {airflow_main: }}`."
         ),
-        "redis": "Name the host there on which the broker is installed.",
+        "redis": "Name the host there on which Redis shall be installed.",
     }
     for group, remedy in needs.items():
         hosts, is_single = site.groups[group], group in ("airflow_main", "redis")
@@ -304,9 +304,9 @@ def check_database(site):
     if not servers and site.main and not site.read(site.main[0], "airflow_database_host", ""):
         yield finding(
             "site",
-            "The group mysql is empty, and airflow_database_host is empty, too.",
-            "Name one host in the group mysql to have MySQL installed there, or set airflow_database_host to the MySQL "
-            "server that you have.",
+            "Both the group mysql and airflow_database_host are empty.",
+            "Name one host in the group mysql to have MySQL installed there, or set airflow_database_host to the name of "
+            "your MySQL server.",
         )
 
 
@@ -392,7 +392,8 @@ def secrets_findings(groups, hostvars, sources, checkout):
         old = directory / "secrets"
         if old != secrets and (old / "fernet_key").exists() and not (secrets / "fernet_key").exists():
             what = f"secrets_directory is {secrets}, which has no fernet_key; the secrets of this site are in {old}."
-            return [finding("site", what, f"Move the secrets, which are never made anew:\n    {move(old, secrets)}")]
+            remedy = f"Move the secrets; no playbook can create them again:\n    {move(old, secrets)}"
+            return [finding("site", what, remedy)]
     return []
 
 
@@ -415,7 +416,7 @@ def move(old, new):
 
 
 def rotation_findings(previous, sources):
-    """Refuse to go on after an interrupted rotation, which left files NAME.previous."""
+    """Refuse to go on after an interrupted rotation, which leaves files NAME.previous."""
     files = sorted(Path(path) for path in previous)
     if not files:
         return []
@@ -439,7 +440,7 @@ def fernet_key_findings(installed, host, secrets_directory, keys):
             f"{secrets_directory}/fernet_key is not the key with which {host} encrypts connections and variables: "
             "nobody could read them again.",
             "Restore the secrets with which the site was installed, or this key: it is AIRFLOW__CORE__FERNET_KEY in "
-            f"/etc/airflow/airflow.env of {host}. Where nothing has to be kept, remove that line.",
+            f"/etc/airflow/airflow.env of {host}. If no connection or variable has to be kept, remove that line.",
         )
     ]
 
@@ -448,7 +449,7 @@ def fernet_key_findings(installed, host, secrets_directory, keys):
 
 
 def certificate_findings(groups, hostvars, certificate=None, key=None):
-    """Check api_certificate and api_private_key, of which modules of community.crypto have read CERTIFICATE and KEY."""
+    """Check api_certificate and api_private_key, from which community.crypto has read CERTIFICATE and KEY."""
     site = Site(groups, hostvars)
     try:
         return list(check_certificate(site, certificate or {}, key or {}))
@@ -468,7 +469,7 @@ def check_certificate(site, certificate, key):
                 site.front,
                 f"{name} is '{paths[name]}', which is not a file on this machine.",
                 "Name the certificate, followed by its intermediate ones, in api_certificate, and its key in "
-                "api_private_key. Without both variables the playbooks make their own.",
+                "api_private_key. Without both variables the playbooks create a certificate.",
             )
         elif "public_key" not in read:
             what = f"{name} is '{paths[name]}', which cannot be read: {read.get('msg', 'it is no PEM file')}"
@@ -487,7 +488,7 @@ def check_certificate(site, certificate, key):
         accepted = {f"dns:{name}", f"dns:*.{str(name).partition('.')[2]}", f"ip:{name}"}
         if name and not accepted & {each.lower() for each in names}:
             what = f"airflow_url is '{url}', but api_certificate, '{path}', is for {', '.join(names) or 'no name'}."
-            remedy = f"Write one of these names into airflow_url, or have a certificate made for {name}."
+            remedy = f"Write one of these names into airflow_url, or get a certificate for {name}."
             yield finding(hosts, what, remedy)
 
 

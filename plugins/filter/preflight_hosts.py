@@ -1,4 +1,4 @@
-"""What the role preflight finds on a host, of what the host has answered: {host, what, remedy}, as in preflight.py."""
+"""Findings of the role preflight about hosts, from their answers: {host, what, remedy}, as in preflight.py."""
 
 import re
 
@@ -53,7 +53,7 @@ def clock_findings(results, host, reference_results, reference):
 
 
 def nas_findings(result, host, source, uid, gid, version, guard):
-    """RESULT is that of try_nas.sh, whose exit code says what is wrong."""
+    """Explain the exit code of try_nas.sh, whose result is RESULT."""
     server, _, path = source.partition(":/")
     stdout, stderr = (" ".join((result.get(name) or "").split()) for name in ("stdout", "stderr"))
     reasons = {
@@ -71,9 +71,9 @@ def nas_findings(result, host, source, uid, gid, version, guard):
             f"On the NAS, give the directory to uid {uid} and gid {gid}, or set airflow_base_uid and airflow_base_gid "
             "to its owner.",
         ),
-        15: ("it has no hard links, with which files are published.", "Export a directory of another file system."),
+        15: ("it has no hard links, which publishing a file needs.", "Export a directory of another file system."),
         16: (
-            f"the file {guard} there says that it is another share: {stdout}.",
+            f"the file {guard} on it belongs to another share: {stdout}.",
             f"Correct nas_mount_src; or, when this is the right share under a new name, remove the file {guard}.",
         ),
         124: ("it did not answer within 150 s.", "See whether the NAS is overloaded or its export hangs."),
@@ -81,7 +81,7 @@ def nas_findings(result, host, source, uid, gid, version, guard):
     code = result.get("rc")
     if code == 0:
         return []
-    unknown = f"the attempt ended with code {code}.", "Mount the share by hand, and see what happens."
+    unknown = f"the attempt ended with code {code}.", "Mount the share by hand to see the error."
     reason, remedy = reasons.get(code, unknown)
     what = f"nas_mount_src is {source}, and {host} cannot use it: {reason}"
     return [finding(host, f"{what} It said: {stderr}" if stderr else what, remedy)]
@@ -127,7 +127,7 @@ def version_findings(version, host, variable, server):
 
 def tls_findings(error, host, variable, server):
     if "TLS: " in error:
-        what = f"{variable} is {server}, and {host} gets no TLS connection to it that it can trust: {error}"
+        what = f"{variable} is {server}, and {host} cannot verify a TLS connection to this server: {error}"
         remedy = (
             f"Give the server a certificate that names {server}; when the host does not trust its authority, set "
             "airflow_database_authority to the authority's file. Or set airflow_database_ssl to false: passwords and "

@@ -1,4 +1,4 @@
-"""Filters that shape what follows from the inventory, and what roles compare with a host."""
+"""Filters for values that follow from the inventory, and for files and packages that roles compare with a host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-
 
 
 def differing_files(wanted: list[dict], found: list[dict]) -> list[dict]:
-    """Return the wanted files that a host does not have as they should be, complete with mode and gid.
+    """Return the wanted files that are missing or different on a host, complete with mode and gid.
 
     A wanted file is {path, content, mode: "0644", gid: 0} and belongs to root. Found files are what
     ansible.builtin.find returns with get_checksum.
@@ -77,7 +77,7 @@ def site_ports(site: dict, host: str, groups: dict, variables: dict) -> list[dic
         # Both lists, unless one of them means everybody.
         sources = [*users, *workers] if users and workers else []
         ports.append({"port": variables.get("reverse_proxy_port", 443), "sources": sources})
-    # A reverse proxy of the user's own on another host.
+    # The user's own reverse proxy on another host.
     proxies = [name for name in variables.get("airflow_main_proxy_addresses", []) if name not in ("127.0.0.1", "::1")]
     if is_in("airflow_main") and proxies:
         ports.append({"port": site["ports"]["api"], "sources": proxies})

@@ -21,7 +21,7 @@ options:
   sources: {type: list, elements: path, required: true, description: Directories of DAG code.}
   modules: {type: path, required: true, description: Directory of this project's modules.}
   stub: {type: path, required: true, description: The file that makes the DAGs of a feed.}
-  dest: {type: path, required: true, description: Directory to make. What was there before is removed.}
+  dest: {type: path, required: true, description: Directory to make. Its previous content is removed.}
 """
 
 IGNORE = ".airflowignore"
@@ -32,20 +32,20 @@ VARIABLE = "airflow_dags_src"
 
 
 class Refused(Exception):
-    """What somebody has to change, and where."""
+    """Sources that cannot be one release; the message says what to change, and where."""
 
 
 def contents(source: Path, stub: Path) -> dict[str, Path]:
     """Return the files of a source, each by its path in the release."""
     if not source.is_dir():
         raise Refused(
-            f"{VARIABLE}: {source} is not a directory on this machine: correct the path, or check it out there"
+            f"{VARIABLE}: {source} is not a directory on this machine: correct the path, or check the repository out"
         )
     found: dict[str, Path] = {}
 
     def walk(directory: Path, above: tuple[Path, ...]) -> None:
         if (real := directory.resolve()) in above:
-            raise Refused(f"{directory} is a link to a directory that it lies in: remove it")
+            raise Refused(f"{directory} is a link to a directory above it: remove the link")
         for path in sorted(directory.iterdir()):
             if path.name in LEFT_OUT or path.suffix == ".pyc":
                 continue
@@ -54,7 +54,7 @@ def contents(source: Path, stub: Path) -> dict[str, Path]:
             elif path.is_file():
                 found[path.relative_to(source).as_posix()] = path
             else:
-                raise Refused(f"{path} is a link to nothing, or no file: remove it")
+                raise Refused(f"{path} is a broken link, or no regular file: remove it")
 
     walk(source, ())
     for name in [
@@ -104,13 +104,13 @@ def put_together(sources: dict[Path, dict[str, Path]], modules: dict[str, Path])
 
 
 def _module(name: str) -> str | None:
-    """Return the name under which a path is imported, as far as its first part says."""
+    """Return the name of the top-level module or package that a path belongs to, or None."""
     first, *rest = PurePosixPath(name).parts
     return first if rest else first.partition(".")[0] if first.endswith((".py", ".so")) else None
 
 
 def ignored(sources: dict[Path, dict[str, Path]]) -> Iterator[str]:
-    """Yield a pattern for each file and directory that its own source's .airflowignore leave out, and no other's."""
+    """Yield a pattern for each file and directory that the .airflowignore of its own source leave out."""
     directories = [{str(p) for name in files for p in PurePosixPath(name).parents} for files in sources.values()]
     for number, files in enumerate(sources.values()):
         others = set().union(*directories[:number], *directories[number + 1 :])
@@ -183,7 +183,9 @@ def build(sources: list[Path], modules: Path, stub: Path, dest: Path) -> None:
         release |= {name: path for name, path in files.items() if name.endswith(f"/{IGNORE}")}
         text = files[IGNORE].read_text() if IGNORE in files else ""
     else:
-        text = "# What the .airflowignore of each source leave out, of that source.\n" + "\n".join(ignored(found))
+        text = "# From the .airflowignore of each source, for the files of that source.\n" + "\n".join(
+            ignored(found)
+        )
     if dest.exists():
         shutil.rmtree(dest)
     dest.mkdir(parents=True)
@@ -204,7 +206,7 @@ def main() -> None:
         build([Path(source) for source in module.params["sources"]], **paths)
     except (Refused, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
-    # It is made anew each time, and nothing but the release's digest says whether that is a change.
+    # The directory is always made again; whether the release has changed, its digest says.
     module.exit_json(changed=False)
 
 

@@ -163,7 +163,7 @@ def test_the_database():
     name = the_only(inventory({"airflow_database_name": "other"}))
     assert name["what"].startswith("airflow_database_name is 'other'; on main1")
     own = {"mysql": []}
-    assert "airflow_database_host is empty" in the_only(inventory(groups=own))["what"]
+    assert "airflow_database_host are empty" in the_only(inventory(groups=own))["what"]
     assert inventory({"airflow_database_host": "db", "airflow_database_name": "other"}, groups=own) == []
     assert "takes one host at most" in the_only(inventory(groups={"mysql": ["main1", "edge1"]}))["what"]
 
@@ -246,7 +246,7 @@ def test_secrets_that_were_left_behind(tmp_path):
     old = "inventories/production/secrets"
     found = the_only(place(tmp_path, "secrets/production", fernet_key=f"{old}/fernet_key"))
     assert found["what"].startswith(f"secrets_directory is {tmp_path}/secrets/production, which has no fernet_key")
-    assert "which are never made anew" in found["remedy"]
+    assert "no playbook can create them again" in found["remedy"]
     assert f"    mkdir -p {tmp_path}/secrets && mv {tmp_path / old} {tmp_path}/secrets/production" in found["remedy"]
 
 
@@ -375,7 +375,7 @@ def test_the_clock():
         (13, "the server refuses the mount", "Export /srv to edge1 over NFS (vers=4.1)"),
         (14, "uid 50000 (airflow_base_uid) cannot write there", "airflow_base_gid"),
         (15, "no hard links", "another file system"),
-        (16, "the file .guard there says that it is another share: nas9:/x", "remove the file .guard"),
+        (16, "the file .guard on it belongs to another share: nas9:/x", "remove the file .guard"),
         (124, "did not answer within 150 s", "overloaded"),
         (1, "ended with code 1", "by hand"),
     ],
@@ -412,7 +412,7 @@ def test_the_database_server():
     assert "MariaDB is there (5.5.5-10.11.6-MariaDB)" in the_only(database("5.5.5-10.11.6-MariaDB"))["what"]
     assert the_only(database("5.7.44"))["what"] == "airflow_database_host is db, which runs MySQL 5.7.44."
     tls = the_only(database("8.4.6", error="TLS: wrong name"))
-    assert "no TLS connection to it that it can trust: TLS: wrong name" in tls["what"]
+    assert "cannot verify a TLS connection to this server: TLS: wrong name" in tls["what"]
 
 
 def test_the_database_server_of_the_site():
