@@ -305,8 +305,8 @@ def check_database(site):
         yield finding(
             "site",
             "Both the group mysql and airflow_database_host are empty.",
-            "Name one host in the group mysql to have MySQL installed there, or set airflow_database_host to the name of "
-            "your MySQL server.",
+            "Name one host in the group mysql to have MySQL installed there, or set airflow_database_host to "
+            "the name of your MySQL server.",
         )
 
 

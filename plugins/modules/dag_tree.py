@@ -183,9 +183,7 @@ def build(sources: list[Path], modules: Path, stub: Path, dest: Path) -> None:
         release |= {name: path for name, path in files.items() if name.endswith(f"/{IGNORE}")}
         text = files[IGNORE].read_text() if IGNORE in files else ""
     else:
-        text = "# From the .airflowignore of each source, for the files of that source.\n" + "\n".join(
-            ignored(found)
-        )
+        text = "# From the .airflowignore of each source, for the files of that source.\n" + "\n".join(ignored(found))
     if dest.exists():
         shutil.rmtree(dest)
     dest.mkdir(parents=True)
