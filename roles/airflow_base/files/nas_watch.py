@@ -2,7 +2,7 @@
 
 NAS_WATCH in the environment names the directories, separated by colons. The edge worker asks system_info() with each
 heartbeat ([edge] extended_system_info_function); a Celery worker loads CELERY_CONFIG ([celery] celery_config_options).
-Tasks that wait meanwhile stay in their queue, and those that run are left to the mount: a hard one lets them wait.
+Meanwhile queued tasks stay in their queue, and running tasks wait for the mount, if the mount is hard.
 """
 
 import itertools
@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-# Seconds between two looks, and without an answer until a directory counts as away.
+# Seconds between two checks, and seconds without an answer after which a directory counts as away.
 INTERVAL = 5
 PATIENCE = 15
 # The file on the share that proves the mount; playbooks/nas.yml creates the file.
@@ -26,12 +26,12 @@ def mount_of(path: str) -> str:
 
 
 class Watch(threading.Thread):
-    """Looks after one directory, in a thread of its own: who looks at an NFS server that hangs, hangs, too."""
+    """Watches one directory, in a thread of its own: a call to an NFS server that hangs does not return."""
 
     def __init__(self, path: str):
         super().__init__(name=f"watch {path}", daemon=True)
         self.path = path
-        # Where it is mounted: systemd starts a worker with its directories, so what the first look finds is right.
+        # The mount point. systemd starts a worker after its mounts, so the first check finds the right mount.
         self.mount, self.guard = "", False
         self.answered = time.monotonic()
         self.failure = ""
@@ -45,7 +45,7 @@ class Watch(threading.Thread):
 
     def look(self) -> None:
         try:
-            # Asks the server, whatever the client remembers.
+            # Asks the server, not the client's cache.
             os.statvfs(self.path)
             guard = (Path(self.path) / GUARD).exists()
             if not self.mount:
@@ -60,19 +60,19 @@ class Watch(threading.Thread):
             self.failure = str(error)
 
     def problem(self) -> str:
-        """Say what is wrong; nothing when all is well. Never waits."""
+        """Return what is wrong, or an empty text. Never waits."""
         silent = time.monotonic() - self.answered
         if silent > INTERVAL + PATIENCE:
             return f"{self.path} has not answered for {silent:.0f} s"
         return self.failure
 
 
-# Made when a worker asks for the first time: the module is imported in other processes, too.
+# Created at a worker's first call: other processes import the module, too.
 _watches: list[Watch] = []
 
 
 def problems() -> str:
-    """Say what is wrong with the directories; nothing when all is well."""
+    """Return what is wrong with the directories, or an empty text."""
     if not _watches:
         _watches.extend(Watch(path) for path in os.environ.get("NAS_WATCH", "").split(":") if path)
     return "; ".join(problem for problem in (watch.problem() for watch in _watches) if problem)
@@ -82,12 +82,12 @@ _questions = itertools.count(1)
 
 
 async def system_info() -> dict:
-    """For the edge worker: an error takes it into maintenance, with the reason on its page in the UI."""
+    """Answer the edge worker: an error puts the worker into maintenance, with the reason on its page in the UI."""
     question = next(_questions)
     if problem := problems():
         return {"status": logging.ERROR, "status_text": problem}
-    # A worker that ended in maintenance registers, is asked back into it with its first heartbeat, and has to obey with
-    # the second, or is asked for ever. A warning lets it: it is the reason neither to enter maintenance nor to leave.
+    # A worker that ended in maintenance is asked into maintenance again with its first heartbeat after a start, and has
+    # to obey with the second, or the request stays for ever. A warning neither begins nor ends maintenance.
     if question <= 3:
         return {"status": logging.WARNING, "status_text": "Just started"}
     return {"status": logging.INFO}
@@ -99,7 +99,7 @@ def _follow(consumer, queues: list[str]) -> None:
         problem = problems()
         try:
             for queue in queues:
-                # What it really does counts: a broadcast can get lost, and after a loss of its broker a worker begins
+                # Compare with the real state: a broadcast can get lost, and a worker that lost its broker starts
                 # without the queues that it had left.
                 if consumer.task_consumer.consuming_from(queue) == bool(problem):
                     log.warning("%s %s: %s", "Leaving" if problem else "Serving", queue, problem or "all is well")
@@ -111,7 +111,7 @@ def _follow(consumer, queues: list[str]) -> None:
 
 
 def _watch_celery(sender, **_) -> None:
-    # The worker is ready again after each loss of its broker; it is watched already then.
+    # The signal comes again after each loss of the broker; one thread is enough.
     worker_ready.disconnect(_watch_celery)
     queues = [queue.name for queue in sender.task_consumer.queues]
     threading.Thread(target=_follow, args=(sender, queues), daemon=True).start()
