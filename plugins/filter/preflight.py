@@ -158,6 +158,12 @@ def check_groups(site):
             yield finding("site", f"The group {group} is {named(hosts)}; it needs {number}.", remedy)
 
 
+def check_names(site):
+    if "localhost" in site.hosts:
+        what = "A host of the site is named localhost, which means this machine (playbooks/host_vars/localhost.yml)."
+        yield finding("localhost", what, "Give the host another name, with ansible_connection: local.")
+
+
 def check_edge_hosts(site):
     both = [host for host in site.edge if host in site.main + site.celery]
     if both:
@@ -259,6 +265,15 @@ def check_nas(site):
         yield finding("site", what, "Set nas_mount_path to the same directory for all hosts.")
 
 
+def check_mounts(site):
+    for name, group in (("airflow_celery_mounts", site.celery), ("airflow_edge_mounts", site.edge)):
+        for host in group:
+            path, mounts = site.read(host, "site_nas_path"), site.read(host, name)
+            if site.has(host, name) and isinstance(mounts, list) and mounts and path not in mounts:
+                what = f"{name} is {named(mounts)}, without the NAS at {path}: tasks could not write there."
+                yield finding(host, what, f"Add {path} to {name}, or remove the variable.")
+
+
 def check_lists(site):
     for name in LISTS:
         for value, hosts in site.by_value([host for host in site.hosts if site.has(host, name)], name):
@@ -278,6 +293,17 @@ def check_settings(site):
             if wrong:
                 what = f"{name} has {named(wrong)}, without the section."
                 yield finding(hosts, what, "Write section.option: core.parallelism, for example.")
+
+
+def check_celery_settings(site):
+    for host in site.celery:
+        main, celery, base = (site.read(host, f"airflow_{kind}_settings", {}) for kind in ("main", "celery", "base"))
+        if host in site.main or not all(isinstance(settings, dict) for settings in (main, celery, base)):
+            continue
+        if lost := [option for option in main if option not in celery and option not in base]:
+            what = f"airflow_main_settings has {named(lost)}, and is for the main server alone."
+            remedy = "Write these options into airflow_celery_settings, or move them to group_vars/airflow_main.yml."
+            yield finding(host, what, remedy)
 
 
 def check_components(site):
@@ -312,13 +338,16 @@ def check_database(site):
 
 CHECKS = (
     check_groups,
+    check_names,
     check_edge_hosts,
     check_edge_names,
     check_reverse_proxy,
     check_airflow_url,
     check_nas,
+    check_mounts,
     check_lists,
     check_settings,
+    check_celery_settings,
     check_components,
     check_database,
 )

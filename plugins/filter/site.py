@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import hashlib
 import ipaddress
@@ -10,6 +9,7 @@ import json
 import re
 from urllib.parse import urlsplit
 
+AIRFLOW_GROUPS = ("airflow_main", "airflow_celery", "airflow_edge")
 CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 
 
@@ -99,7 +99,8 @@ def certificate_hosts(groups: dict, hostvars: dict) -> dict[str, list[str]]:
     """
     proxies = groups.get("reverse_proxy", [])
     shared = [host for group in ("mysql", "redis") for host in groups.get(group, [])]
-    urls = {urlsplit(hostvars[host]["airflow_url"]).hostname for host in groups.get("airflow_edge", [])}
+    users = [host for group in AIRFLOW_GROUPS for host in groups.get(group, [])]
+    urls = {urlsplit(hostvars[host]["airflow_url"]).hostname for host in users}
     hosts = {}
     for host in [*proxies, *(host for host in shared if not hostvars[host]["site_is_private"])]:
         names = [host, hostvars[host]["site_address"]]
@@ -131,15 +132,6 @@ def trusted_keys(public_key: str, known: str, previous: int | str = 1) -> str:
     return json.dumps({"keys": [key, *others][: 1 + int(previous)]}, indent=4, sort_keys=True)
 
 
-def python_error(text: str) -> str:
-    """Return where a text is not Python ("line 3"), or an empty text. The line itself may hold a password."""
-    try:
-        ast.parse(text)
-    except SyntaxError as error:
-        return f"line {error.lineno}"
-    return ""
-
-
 class FilterModule:
     """Filters of the playbooks and roles."""
 
@@ -151,7 +143,6 @@ class FilterModule:
             "differing_files": differing_files,
             "host_port": host_port,
             "package_alternatives": package_alternatives,
-            "python_error": python_error,
             "site_ports": site_ports,
             "trusted_keys": trusted_keys,
         }

@@ -66,11 +66,6 @@ def test_an_ipv6_address_is_in_brackets(site, host, text):
     assert site.host_port(host, 1) == text
 
 
-@pytest.mark.parametrize(("text", "error"), [("", ""), ("A = 1\n", ""), ("A = 1\nPASSWORD = 'x\n", "line 2")])
-def test_where_a_text_is_not_python_is_said_without_the_text(site, text, error):
-    assert site.python_error(text) == error
-
-
 SITE = {
     "main": "192.0.2.10",
     "airflow": ["192.0.2.10", "192.0.2.20"],
@@ -116,9 +111,12 @@ def test_certificates_are_for_the_proxy_and_for_services_that_hosts_share(site):
         },
         "db1": {"site_address": "db1", "site_is_private": False},
         "edge1": {"airflow_url": "https://main1.example.com:8443/team"},
+        "celery1": {"airflow_url": "https://main1.internal"},
     }
     groups = {"reverse_proxy": ["main1"], "redis": ["main1"], "mysql": ["db1"], "airflow_edge": ["edge1"]}
+    groups["airflow_celery"] = ["celery1"]
     names = ["DNS:main1", "IP:192.0.2.10", "DNS:airflow", "IP:2001:db8::1", "DNS:main1.example.com"]
+    names.append("DNS:main1.internal")
     assert site.certificate_hosts(groups, hostvars) == {"main1": names, "db1": ["DNS:db1"]}
 
 

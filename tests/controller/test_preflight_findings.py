@@ -453,3 +453,27 @@ def test_a_value_or_its_roles_default():
     value_of = FILTERS["value_of"]
     assert value_of({"main1": {"mysql_port": 3307}}, "main1", "mysql_port") == 3307
     assert value_of({"main1": {}}, "main1", "mysql_port") == 3306
+
+
+def test_a_host_named_localhost():
+    groups = {"airflow_edge": ["localhost"]}
+    assert the_only(inventory(groups=groups, localhost={}))["what"].startswith("A host of the site is named localhost")
+
+
+def test_workers_that_would_not_wait_for_the_nas():
+    found = the_only(inventory({"airflow_edge_mounts": ["/srv/data"]}, groups={"airflow_edge": ["edge1"]}))
+    assert found["what"].startswith("airflow_edge_mounts is /srv/data, without the NAS at /opt/airflow/filestorage")
+    assert inventory({"airflow_edge_mounts": []}) == []
+    assert inventory({"airflow_celery_mounts": ["/srv/data", "/opt/airflow/filestorage"]}) == []
+
+
+def test_options_of_the_main_server_on_a_celery_host():
+    groups = {"airflow_celery": ["main1", "celery1"]}
+    settings = {"airflow_main_settings": {"core.parallelism": 32}}
+    found = the_only(inventory(settings, groups=groups, celery1={}))
+    assert (found["host"], found["what"]) == (
+        "celery1",
+        "airflow_main_settings has core.parallelism, and is for the main server alone.",
+    )
+    settings["airflow_celery_settings"] = {"core.parallelism": 16}
+    assert inventory(settings, groups=groups, celery1={}) == []

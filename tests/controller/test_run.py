@@ -213,6 +213,9 @@ sys.exit(run.main(["test"]))
     assert driver.returncode == 130
     assert out.split() == ["removed", "removed"]
     for child in children:
-        # A process that has ended stays as a zombie until its new parent has noticed.
+        # A killed process is still there for a moment, and as a zombie until its new parent has noticed.
+        deadline = time.monotonic() + 10
         with contextlib.suppress(FileNotFoundError):
-            assert Path(f"/proc/{int(child.read_text())}/stat").read_text().split()[2] == "Z"
+            while Path(f"/proc/{int(child.read_text())}/stat").read_text().split()[2] != "Z":
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
