@@ -37,6 +37,16 @@ def show(host, unit, name):
     return host.check_output(f"systemctl show --property={name} --value {unit}")
 
 
+@pytest.mark.parametrize(("name", "unit"), [("main1", "airflow-celery-worker"), ("edge1", "airflow-edge-worker")])
+def test_tasks_find_python_and_airflow_in_the_virtualenv(request, name, unit):
+    """As in an activated virtualenv: @task.virtualenv, BashOperator("python ..."), BashOperator("airflow ...")."""
+    host = request.getfixturevalue(name)
+    environment = host.check_output(f"cat /proc/{show(host, unit, 'MainPID')}/environ").split("\0")
+    [path] = [line.removeprefix("PATH=") for line in environment if line.startswith("PATH=")]
+    found = host.check_output(f"PATH={path} sh -c 'command -v python; command -v airflow'").split()
+    assert found == ["/opt/airflow/venv/bin/python", "/opt/airflow/venv/bin/airflow"]
+
+
 @pytest.mark.parametrize(("name", "lock"), [("main1", "main"), ("edge1", "edge")])
 def test_the_virtualenv_has_the_locked_versions(request, name, lock):
     program = "from importlib.metadata import distributions; [print(i.name, i.version) for i in distributions()]"
