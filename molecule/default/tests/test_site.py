@@ -255,7 +255,8 @@ def test_an_edge_host_knows_one_secret(edge1):
         knows = (STATE / "secrets" / name).read_text() in content
         assert not knows, f"edge1 knows {name}"
     assert (STATE / "secrets/jwt_secret").read_text() in content
-    assert edge1.check_output("ls -A /etc/airflow").split() == ["airflow.cfg", "airflow.env"]
+    # `files` lists the paths of what is installed.
+    assert edge1.check_output("ls -A /etc/airflow").split() == ["airflow.cfg", "airflow.env", "files"]
 
 
 def test_that_secret_opens_the_edge_api_alone(airflow):
