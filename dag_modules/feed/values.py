@@ -91,7 +91,7 @@ def _integer(value: object) -> str | None:
         is_whole = value.is_integer() and abs(value) < EXACT
     else:
         is_whole = not isinstance(value, Decimal) or value == value.to_integral_value()
-    return None if is_whole else "is no integer such as 1234; for another form use another type or a parser"
+    return None if is_whole else "is not an integer such as 1234; for another form use another type or a parser"
 
 
 def _year(value: object) -> str | None:
@@ -102,7 +102,7 @@ def _date(value: object) -> str | None:
     # A number has lost the zeros that it began with.
     found = None if isinstance(value, Number) else DATETIME.fullmatch(str(value))
     if not found:
-        return "is no date such as 2025-10-20; for another form use a parser"
+        return "is not a date such as 2025-10-20; for another form use a parser"
     if found["offset"]:
         return "has an offset, with which the day depends on a time zone: use a timestamp column or a parser"
     if (found["clock"] or "").strip("0:") or (found["fraction"] or "").strip("0"):
@@ -113,7 +113,7 @@ def _date(value: object) -> str | None:
 def _datetime(value: object, precision: int, *, offset: bool = False) -> str | None:
     found = None if isinstance(value, Number) else DATETIME.fullmatch(str(value))
     if not found:
-        return "is no date such as 2025-10-20, with a time such as 09:30:00; for another form use a parser"
+        return "is not a date such as 2025-10-20, with a time such as 09:30:00; for another form use a parser"
     if found["offset"] and not offset:
         return "has an offset, which a datetime loses: use a timestamp column or a parser"
     return _rounding(found["fraction"], precision)
@@ -124,7 +124,7 @@ def _time(value: object, precision: int) -> str | None:
         return _rounding(f"{value.microseconds:06}", precision)
     found = None if isinstance(value, Number) else TIME.fullmatch(str(value))
     if not found:
-        return "is no time such as 09:30 or 09:30:00; for another form use a parser"
+        return "is not a time such as 09:30 or 09:30:00; for another form use a parser"
     return _rounding(found["fraction"], precision)
 
 

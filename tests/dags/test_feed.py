@@ -873,7 +873,7 @@ def test_values_that_mysql_would_take_for_something_else_are_bad(feed, tmp_path)
     numbers = feed({"format": "jsonl", "load.columns": {"id": "int", "on_day": "date"}})
     rows, bad = batches(numbers, tmp_path, b'{"id": 1, "on_day": 201025}\n{"id": 2, "on_day": "2025-10-20"}\n')
     assert [row[:2] for row in rows] == [(2, "2025-10-20")]
-    assert bad[0][:2] == (1, "on_day: 201025 is no date such as 2025-10-20; for another form use a parser")
+    assert bad[0][:2] == (1, "on_day: 201025 is not a date such as 2025-10-20; for another form use a parser")
     strange = feed({"format": "jsonl", "load.columns": {"id": "int", "more": "json"}})
     lines = b'{"id": NaN, "more": 1}\n{"id": 2, "more": "a"}\n{"id": 3, "more": {"x": "\\ud83d"}}\n'
     rows, bad = batches(strange, tmp_path, lines)

@@ -64,7 +64,7 @@ def test_each_version_of_a_days_file_is_in_the_table_once(airflow, fetch, loaded
     rows = f"SELECT id, name FROM foreign_rates WHERE feed_day = '{day}' ORDER BY id"
     assert query(rows) == [("1", "one"), ("2", "two")]
     [(reason,)] = query(f"SELECT reason FROM feed_rejects WHERE path LIKE '%{day:%Y%m%d}.csv'")
-    assert "id: 'x' is no integer" in reason
+    assert "id: 'x' is not an integer" in reason
     manifest = airflow.result(run, "fetch")
     on_nas = manifest["path"].replace("/opt/airflow/filestorage", "/srv/filestorage")
     assert nas1.check_output(f"sha256sum {on_nas}").split()[0] == manifest["sha256"]
