@@ -63,7 +63,7 @@ def test_what_is_written_in_another_way_is_the_same_value(kind, value, expected)
     ("kind", "value", "reason"),
     [
         *[
-            ("int", text, "no integer such as 1234")
+            ("int", text, "not an integer such as 1234")
             for text in ("0.4", "1.5", "1,5", "1e3", "1E5", "12.500.000", "0x1F")
         ],
         *[("int", text, "can be a thousand or one") for text in ("1.000", "-12.000")],
@@ -72,7 +72,7 @@ def test_what_is_written_in_another_way_is_the_same_value(kind, value, expected)
         ("boolean", "0.4", "no integer"),
         ("bigint", Decimal("1E+1000000000"), "no column has so many digits"),
         *[("year", value, "no year such as 2025") for value in ("25", 25, "0", "2025.4", "2025-10-20")],
-        *[("date", value, "no date such as 2025-10-20") for value in ("20.10.25", "201025", 20251020, "2025-10-2")],
+        *[("date", value, "not a date such as 2025-10-20") for value in ("20.10.25", "201025", 20251020, "2025-10-2")],
         *[
             ("date", f"2025-{rest}", "time of day, which a date loses")
             for rest in ("12-31 23:59:59.999999", "10-20 09:30")
@@ -83,12 +83,18 @@ def test_what_is_written_in_another_way_is_the_same_value(kind, value, expected)
         ("date", "2025-10-20 00:00:00+09:00", "has an offset"),
         ("datetime", "2025-10-20T00:30:00+09:00", "has an offset, which a datetime loses: use a timestamp column"),
         ("datetime", datetime(2025, 10, 20, tzinfo=UTC), "has an offset"),
-        *[("datetime", text, "no date such as") for text in ("2025-10-20 0930", "2025-10-20T09:30:00Z", "20.10.2025")],
+        *[
+            ("datetime", text, "not a date such as")
+            for text in ("2025-10-20 0930", "2025-10-20T09:30:00Z", "20.10.2025")
+        ],
         ("datetime", "2025-12-31 23:59:59.999999", r"keeps 0 digits of a second: give the type 6 digits in brackets"),
         ("datetime(3)", "2025-12-31 23:59:59.9995", "keeps 3 digits of a second"),
         ("timestamp(6)", "2025-12-31 23:59:59.9999995", "keeps 6 digits of a second: use a parser"),
-        *[("time", text, "no time such as 09:30") for text in ("0930", "930", "93000", "9", "7.5", "09:30 PM")],
-        *[("time", value, "no time such as 09:30") for value in (930, 93000, "2025-10-20 09:30:00", "09:30:00+09:00")],
+        *[("time", text, "not a time such as 09:30") for text in ("0930", "930", "93000", "9", "7.5", "09:30 PM")],
+        *[
+            ("time", value, "not a time such as 09:30")
+            for value in (930, 93000, "2025-10-20 09:30:00", "09:30:00+09:00")
+        ],
         ("time", "23:59:59.5", "would be rounded"),
         ("time(3)", timedelta(microseconds=1), "would be rounded"),
         ("double", float("nan"), "n is nan"),
