@@ -68,7 +68,10 @@ def test_what_is_written_in_another_way_is_the_same_value(kind, value, expected)
         ],
         *[("int", text, "can be a thousand or one") for text in ("1.000", "-12.000")],
         *[("int", text, "not an integer") for text in ("1.234", "12.500", "1 234", "1_000")],
-        *[("tinyint unsigned", value, "not an integer") for value in (0.4, Decimal("0.4"), 2.0**53, Decimal("1.0000001"))],
+        *[
+            ("tinyint unsigned", value, "not an integer")
+            for value in (0.4, Decimal("0.4"), 2.0**53, Decimal("1.0000001"))
+        ],
         ("boolean", "0.4", "not an integer"),
         ("bigint", Decimal("1E+1000000000"), "no column has so many digits"),
         *[("year", value, "no year such as 2025") for value in ("25", 25, "0", "2025.4", "2025-10-20")],

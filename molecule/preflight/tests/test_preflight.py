@@ -184,7 +184,7 @@ def test_a_feed_that_nobody_would_look_for(tmp_path, name):
     [
         (
             "/srv/dags",
-            """Write airflow_dags_src: [/srv/dags], or with ansible-playbook -e '{"airflow_dags_src": ["/srv/""",
+            """Write airflow_dags_src: [/srv/dags], or, on a command line, -e '{"airflow_dags_src": ["/srv/""",
         ),
         ([], "airflow_dags_src is empty: write at least one directory"),
         (["/nowhere"], "airflow_dags_src: /nowhere is not a directory on this machine"),
