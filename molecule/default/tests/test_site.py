@@ -41,9 +41,10 @@ def show(host, unit, name):
 def test_tasks_find_python_and_airflow_in_the_virtualenv(request, name, unit):
     """As in an activated virtualenv: @task.virtualenv, BashOperator("python ..."), BashOperator("airflow ...")."""
     host = request.getfixturevalue(name)
-    environment = host.check_output(f"cat /proc/{show(host, unit, 'MainPID')}/environ").split("\0")
-    [path] = [line.removeprefix("PATH=") for line in environment if line.startswith("PATH=")]
-    found = host.check_output(f"PATH={path} sh -c 'command -v python; command -v airflow'").split()
+    assert show(host, unit, "EnvironmentFiles").startswith("/etc/airflow/airflow.env ")
+    # Not /proc/PID/environ, which Airflow's processes overwrite with their titles.
+    run = "systemd-run -q --wait --collect --pipe --uid=airflow --property=EnvironmentFile=/etc/airflow/airflow.env"
+    found = host.check_output(f"{run} /bin/sh -c 'command -v python; command -v airflow'").split()
     assert found == ["/opt/airflow/venv/bin/python", "/opt/airflow/venv/bin/airflow"]
 
 
