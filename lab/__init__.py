@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ class Lab:
     def __init__(self, name: str | None = None) -> None:
         self.name = name or os.environ.get("LAB") or "demo"
         self.state = ROOT / ".lab" / self.name
-        self.secrets = self.state / "secrets"
+        self.secrets = ROOT / "secrets/lab" / self.name
         self.ssh_config = self.state / "ssh_config"
         self.network = Network(self.name)
         self.hosts = {host: Host(host, self.state, self.network) for host in HOSTS}
@@ -68,12 +69,12 @@ class Lab:
 
     def snapshot(self, names: Iterable[str] = SITE) -> None:
         """Keep the hosts' disks as they are at this moment, as after a power cut, for `restore`."""
-        snapshots.take(self._chosen(names), self.state, self._snapshot_of(self.name))
+        snapshots.take(self._chosen(names), self.state, self.secrets, self._snapshot_of(self.name))
 
     def restore(self, names: Iterable[str] = SITE, of: str | None = None) -> None:
         """Cut the power, take the disks back to the last snapshot, boot."""
         hosts = self._chosen(names)
-        snapshots.give_back(hosts, self.state, self._snapshot_of(of or self.name))
+        snapshots.give_back(hosts, self.state, self.secrets, self._snapshot_of(of or self.name))
         self.up(host.name for host in hosts)
 
     def destroy(self, _: Iterable[str] = ()) -> None:
@@ -81,7 +82,8 @@ class Lab:
         for host in self.hosts.values():
             host.kill()
         self.network.remove()
-        shutil.rmtree(self.state, ignore_errors=True)
+        for directory in (self.state, self.secrets):
+            shutil.rmtree(directory, ignore_errors=True)
 
     def status(self, names: Iterable[str] = HOSTS) -> None:
         """Print as JSON which hosts run, and where."""
@@ -131,19 +133,26 @@ class Lab:
 
     def write_ssh_config(self) -> None:
         """Write keys and a configuration for `ssh -F`, owned by the person who called sudo."""
-        key = self.state / "id_ed25519"
-        if not key.exists():
-            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lab {self.name}", "-f", key)
+        keys = {user: self.state / f"{name}_ed25519" for user, name in (("root", "root"), (images.USER, "id"))}
+        for user, key in keys.items():
+            if not key.exists():
+                run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"{user} of the lab {self.name}", "-f", key)
+        password = self.state / "sudo_password"
+        if not password.exists():
+            password.touch(0o600)
+            password.write_text(secrets.token_urlsafe(12))
         blocks = "".join(f"Host {host.name}\n  HostName {host.address}\n" for host in self.hosts.values())
         # Renamed, not written over: tests of another scenario may be reading the file.
         partial = self.ssh_config.with_suffix(".partial")
         partial.write_text(
-            f"{blocks}Host {' '.join(HOSTS)}\n  User root\n  IdentityFile {key}\n  IdentitiesOnly yes\n"
+            f"{blocks}Host {' '.join(HOSTS)}\n  User root\n  IdentitiesOnly yes\n"
             f"  UserKnownHostsFile {self.state}/known_hosts\n  StrictHostKeyChecking accept-new\n  LogLevel ERROR\n"
             # An open connection to a host that has gone must not be waited for; a busy host may be slow.
             "  ServerAliveInterval 5\n  ServerAliveCountMax 6\n"
+            + "".join(f"Match user {user}\n  IdentityFile {key}\n" for user, key in keys.items())
         )
         partial.rename(self.ssh_config)
         if "SUDO_UID" in os.environ:
-            for path in (self.state.parent, self.state, key, key.with_suffix(".pub"), self.ssh_config):
+            files = [file for key in keys.values() for file in (key, key.with_suffix(".pub"))]
+            for path in (self.state.parent, self.state, *files, password, self.ssh_config):
                 os.chown(path, int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"]))

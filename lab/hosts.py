@@ -26,18 +26,20 @@ class Spec:
     touches: int  # MB that the host touches, with all that this project installs
 
 
-# Debian stable on both sides of the NAS; main1 is on testing because real MySQL is in Debian unstable only, and
-# unstable's packages fit testing.
+# Debian stable, and the release before on edge1, whose Python 3.11 is the oldest that is supported; main1 is on testing
+# because real MySQL is in Debian unstable only, and unstable's packages fit testing.
 HOSTS = {
     "nas1": Spec(11, "trixie", "1G", 300),
     "main1": Spec(12, "forky", "8G", 4500),
-    "edge1": Spec(13, "trixie", "4G", 1500),
+    "edge1": Spec(13, "bookworm", "4G", 1500),
     "out1": Spec(14, "trixie", "2G", 500),
     "edge2": Spec(15, "trixie", "4G", 1500),
 }
 # The default of a command that names no host. out1 is the world outside (lab/outside.yml), edge2 a new host of the
 # scenario airflow_edge; whoever needs out1 or edge2 names them.
 SITE = ["nas1", "main1", "edge1"]
+# The hosts' own names are fully qualified.
+DOMAIN = "lab.test"
 
 # User-mode Linux reboots by running its argv[0] again, with every file still open: its network device would be busy.
 START = """\
@@ -118,23 +120,27 @@ class Host:
     def write_seed(self) -> Path:
         """Write the files that the host copies over its own at every boot."""
         seed = self.state / "seed" / self.name
-        names = "".join(f"{self.network.address(spec.number)} {name}\n" for name, spec in HOSTS.items())
+        names = "".join(f"{self.network.address(spec.number)} {name}.{DOMAIN} {name}\n" for name, spec in HOSTS.items())
         gateway = self.network.address(1)
         files = {
-            "etc/hostname": f"{self.name}\n",
+            "etc/hostname": f"{self.name}.{DOMAIN}\n",
             "etc/hosts": f"127.0.0.1 localhost\n::1 localhost\n{names}",
             "etc/resolv.conf": Path("/etc/resolv.conf").read_text(),
             "etc/lab-network": (
                 f"address add {self.address}/24 dev vec0\nlink set vec0 up\nroute add default via {gateway}\n"
             ),
-            "root/.ssh/authorized_keys": (self.state / "id_ed25519.pub").read_text(),
+            # Of the lab's own commands and of the tests' looks. Playbooks log in as an ordinary user.
+            "root/.ssh/authorized_keys": (self.state / "root_ed25519.pub").read_text(),
+            f"home/{images.USER}/.ssh/authorized_keys": (self.state / "id_ed25519.pub").read_text(),
+            images.ACCOUNT: f"{images.USER}:{(self.state / 'sudo_password').read_text()}\n",
         }
         for name, text in files.items():
             (seed / name).parent.mkdir(parents=True, exist_ok=True)
             (seed / name).write_text(text)
-        (seed / "root").chmod(0o700)
-        (seed / "root/.ssh").chmod(0o700)
-        (seed / "root/.ssh/authorized_keys").chmod(0o600)
+        for name in ("root", "root/.ssh"):
+            (seed / name).chmod(0o700)
+        for name in ("root/.ssh/authorized_keys", images.ACCOUNT):
+            (seed / name).chmod(0o600)
         return seed
 
     def write_start(self) -> Path:

@@ -21,9 +21,12 @@ SOURCE = Path(__file__).read_text()
 # What a freshly installed Debian server has and minbase lacks, as far as this project needs it. No udev: there is
 # no hardware to find, and the search takes longer than the rest of the boot.
 GUEST_PACKAGES = ["ca-certificates", "dbus", "iproute2", "iptables", "kmod", "openssh-server", "procps", "python3"]
-GUEST_PACKAGES += ["python3-apt", "systemd", "systemd-sysv", "tzdata", "zstd"]
+GUEST_PACKAGES += ["python3-apt", "sudo", "systemd", "systemd-sysv", "tzdata", "zstd"]
 # Testing's own Python is 3.14; stable's is 3.13.
 EXTRA_PACKAGES = {"forky": ["python3.13"]}
+# Ansible logs in as this user, whose sudo asks for a password: that of the lab, from this file at each boot.
+USER = "admin"
+ACCOUNT = "etc/lab-account"
 
 SEED_UNIT = """\
 [Unit]
@@ -40,6 +43,8 @@ ExecStart=/usr/bin/cp --recursive --no-preserve=ownership /mnt/. /
 ExecStart=/usr/bin/umount /mnt
 ExecStart=/usr/bin/ip -batch /etc/lab-network
 ExecStart=/usr/bin/ssh-keygen -A
+# Few rounds: each task of Ansible has the password checked.
+ExecStart=/usr/bin/sh -c 'chpasswd --crypt-method SHA512 --sha-rounds 1000 </etc/lab-account'
 ExecStart=/usr/bin/sh -c 'cat /etc/hostname >/proc/sys/kernel/hostname'
 [Install]
 WantedBy=sysinit.target
@@ -136,6 +141,8 @@ def build_image(suite: str, say: Callable[[str], None]) -> None:
         "etc/apt/apt.conf.d/80lab": apt_settings(),
         "etc/systemd/system/lab-seed.service": SEED_UNIT,
         "etc/ssh/sshd_config.d/lab.conf": "PermitRootLogin prohibit-password\nUseDNS no\n",
+        # As hardened servers do. sudo keeps what a session may not give to others.
+        "etc/systemd/system/ssh.service.d/umask.conf": "[Service]\nUMask=0027\n",
         "usr/lib/python3/dist-packages/lab_zipimport.py": ZIPIMPORT_CACHE,
         "usr/lib/python3/dist-packages/lab_zipimport.pth": "import lab_zipimport\n",
         # Disks here are sparse files on a busy machine: no fsync for each unpacked file, no manual pages.
@@ -169,6 +176,7 @@ def build_image(suite: str, say: Callable[[str], None]) -> None:
         f'chroot "$1" depmod {modules.name}',
         *([unstable] if suite == "forky" else []),
         'chroot "$1" apt-get update --quiet',
+        f'chroot "$1" useradd --create-home --groups sudo --shell /bin/bash {USER}',
         'chroot "$1" systemctl enable lab-seed.service ssh.service',
         'chroot "$1" systemctl mask getty.target apt-daily.timer apt-daily-upgrade.timer '
         "modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service",

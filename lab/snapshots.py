@@ -19,11 +19,12 @@ def copy_disks(hosts: Iterable[Host], source: Path, destination: Path) -> None:
 
 
 def copy_secrets(source: Path, destination: Path) -> None:
-    if (source / "secrets").exists():
-        run("cp", "--archive", source / "secrets", destination)
+    if source.exists():
+        destination.mkdir(parents=True, exist_ok=True)
+        run("cp", "--archive", f"{source}/.", destination)
 
 
-def take(hosts: list[Host], state: Path, snapshot: Path) -> None:
+def take(hosts: list[Host], state: Path, secrets: Path, snapshot: Path) -> None:
     """Copy the hosts' disks as they are at this moment, as after a power cut."""
     snapshot.mkdir(parents=True, exist_ok=True)
     running = [host for host in hosts if host.pid]
@@ -40,10 +41,10 @@ def take(hosts: list[Host], state: Path, snapshot: Path) -> None:
     finally:
         for pid in kernels:
             os.kill(pid, signal.SIGCONT)
-    copy_secrets(state, snapshot)
+    copy_secrets(secrets, snapshot / "secrets")
 
 
-def give_back(hosts: list[Host], state: Path, snapshot: Path) -> None:
+def give_back(hosts: list[Host], state: Path, secrets: Path, snapshot: Path) -> None:
     """Cut the hosts' power, and copy their disks back from a snapshot."""
     for host in hosts:
         if not (snapshot / host.disk.name).exists():
@@ -52,4 +53,4 @@ def give_back(hosts: list[Host], state: Path, snapshot: Path) -> None:
         host.kill()
     state.mkdir(parents=True, exist_ok=True)
     copy_disks(hosts, snapshot, state)
-    copy_secrets(snapshot, state)
+    copy_secrets(snapshot / "secrets", secrets)

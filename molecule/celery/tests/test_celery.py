@@ -9,7 +9,7 @@ from support import address
 from support.attack import play, secrets
 from support.pipeline import run_pipeline
 
-INVENTORIES = ("-i", "inventories/lab/hosts.yml", "-i", "molecule/celery/inventory/hosts.yml")
+INVENTORIES = ("-i", "inventories/lab", "-i", "molecule/celery/inventory/hosts.yml")
 
 # Each of the clients that Airflow's components have, with the address of the server replaced.
 CONNECT = """
@@ -68,7 +68,7 @@ def elsewhere(main1):
 def test_the_pipeline_runs_on_the_second_host(airflow, elsewhere):
     done = run_pipeline(airflow)
     assert done["consumer"]["state"] == "success"
-    assert airflow.task(done["consumer"], "process_file_from_nas")["hostname"] == "out1"
+    assert airflow.task(done["consumer"], "process_file_from_nas")["hostname"].startswith("out1")
 
 
 @pytest.mark.parametrize("host", ["main1", "out1"])
@@ -157,4 +157,4 @@ def test_a_host_that_is_removed_leaves_nothing_open(airflow, main1, out1):
     assert hosts_of_the_account(main1) == {"127.0.0.1"}
     done = run_pipeline(airflow)
     assert done["consumer"]["state"] == "success"
-    assert airflow.task(done["consumer"], "process_file_from_nas")["hostname"] == "main1"
+    assert airflow.task(done["consumer"], "process_file_from_nas")["hostname"].startswith("main1")

@@ -7,7 +7,7 @@ import pytest
 
 from lab import HOSTS
 from lab.machine import certificates
-from support import STATE, address
+from support import LAB, STATE, address
 from support.attack import play
 from support.pipeline import until
 
@@ -28,6 +28,7 @@ DEBIANS = {
     "/etc/systemd/system/autovt@.service -> /usr/lib/systemd/system/getty@.service",
     "/etc/systemd/system/lab-seed.service",
     "/etc/systemd/system/redis.service -> /usr/lib/systemd/system/redis-server.service",
+    "/etc/systemd/system/ssh.service.d/umask.conf",
     "/etc/systemd/system/sshd.service -> /usr/lib/systemd/system/ssh.service",
     "/run/tmpfiles.d/static-nodes.conf",
     "/usr/local/man -> share/man",
@@ -65,7 +66,7 @@ def mysql(main1, query):
 
 
 def redis(main1, words):
-    password = (STATE / "secrets/redis_password").read_text()
+    password = (LAB.secrets / "redis_password").read_text()
     return main1.check_output(f"REDISCLI_AUTH={password} timeout 10 redis-cli {words}").split()
 
 
@@ -352,14 +353,16 @@ def test_nobody_has_an_account_that_site_yml_did_not_make(airflow, main1, edge1)
 def test_nobody_else_gets_into_a_host(nas1, main1, edge1):
     for name, host in (("nas1", nas1), ("main1", main1), ("edge1", edge1)):
         users = host.check_output("awk -F : '$3 == 0 || $3 >= 1000 {print $1}' /etc/passwd").split()
-        assert set(users) - {"nobody", "airflow"} == {"root"}, f"users of {name}: {users}"
+        # The operator's account, by which Ansible comes, has a password for sudo.
+        assert set(users) - {"nobody", "airflow"} == {"root", "admin"}, f"users of {name}: {users}"
         shells = host.check_output("awk -F : '$7 !~ /(nologin|false|sync)$/ {print $1}' /etc/passwd").split()
-        assert shells == ["root"], f"users of {name} with a shell: {shells}"
+        assert shells == ["root", "admin"], f"users of {name} with a shell: {shells}"
         passwords = host.check_output("awk -F : '$2 !~ /^[*!]/ {print $1}' /etc/shadow").split()
-        assert passwords == [], f"on {name} there is a password for {passwords}"
+        assert passwords == ["admin"], f"on {name} there is a password for {passwords}"
         # A key lets in without a password, and through to other ports without a shell.
         keys = host.run("cat $(cut -d : -f 6 /etc/passwd | sort -u | sed 's,$,/.ssh/authorized_keys*,')").stdout
-        assert keys == (STATE / "id_ed25519.pub").read_text(), f"keys that {name} takes: {keys.splitlines()}"
+        known = {(STATE / f"{file}_ed25519.pub").read_text().strip() for file in ("root", "id")}
+        assert set(keys.splitlines()) == known, f"keys that {name} takes: {keys.splitlines()}"
         ssh = {
             "authorizedkeyscommand none",
             "authorizedkeysfile .ssh/authorized_keys .ssh/authorized_keys2",

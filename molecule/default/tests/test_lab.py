@@ -1,9 +1,11 @@
 """The lab itself."""
 
 import os
+import subprocess
 
 import pytest
 
+from lab import ROOT
 from support import LAB
 
 
@@ -24,3 +26,13 @@ def test_a_host_that_was_rebooted_is_found_at_once(request, name):
 def test_a_host_has_one_cpu_of_this_machine(name):
     """Its programs take it over from its kernel. On two, each of their system calls takes up to eight times as long."""
     assert len(os.sched_getaffinity(LAB.hosts[name].pid)) == 1
+
+
+def test_playbooks_come_as_an_ordinary_user_whose_sudo_asks_for_a_password():
+    """As on most servers; a umask that hides new files from other users, and names with a domain, are as usual."""
+    command = "id -un; umask; hostname --fqdn; sudo --non-interactive true 2>&1"
+    ask = ["ansible", "edge1", "--one-line", "-m", "shell", "-a", command]
+    said = subprocess.run(ask, cwd=ROOT, env=LAB.environment, capture_output=True, text=True).stdout  # noqa: S603
+    words = said.rpartition("(stdout)")[2]
+    assert words.startswith(" admin\\n0027\\nedge1.lab.test\\n"), said
+    assert "password is required" in words

@@ -13,7 +13,7 @@ from datetime import datetime
 import pytest
 
 from lab import ROOT
-from support import STATE, address
+from support import LAB, address
 from support.attack import claims, secrets, token
 from support.pipeline import until
 
@@ -170,7 +170,7 @@ def test_strangers_reach_neither_database_nor_broker(port):
 
 def test_redis_wants_its_password(main1):
     assert "NOAUTH" in main1.run("redis-cli ping").stdout
-    password = (STATE / "secrets/redis_password").read_text()
+    password = (LAB.secrets / "redis_password").read_text()
     client = f"REDISCLI_AUTH={password} redis-cli"
     assert main1.check_output(f"{client} ping") == "PONG"
     # No task is lost in a restart, or for want of memory.
@@ -242,20 +242,20 @@ def test_dags_are_the_same_release_on_both(main1, edge1):
 
 
 def test_nobody_else_reads_the_secrets_on_the_controller():
-    modes = {path.name: path.stat().st_mode & 0o777 for path in (STATE / "secrets").iterdir()}
+    modes = {path.name: path.stat().st_mode & 0o777 for path in LAB.secrets.iterdir()}
     assert len(modes) >= 6
     assert set(modes.values()) == {0o600}, modes
-    assert (STATE / "secrets").stat().st_mode & 0o777 == 0o700
-    owners = {path.stat().st_uid for path in (STATE / "secrets", *(STATE / "secrets").iterdir())}
+    assert LAB.secrets.stat().st_mode & 0o777 == 0o700
+    owners = {path.stat().st_uid for path in (LAB.secrets, *LAB.secrets.iterdir())}
     assert owners == {os.getuid()}, f"the secrets are of the users {owners}"
 
 
 def test_an_edge_host_knows_one_secret(edge1):
     content = edge1.file("/etc/airflow/airflow.env").content_string
     for name in ("admin_password", "api_secret_key", "fernet_key", "mysql_password", "redis_password"):
-        knows = (STATE / "secrets" / name).read_text() in content
+        knows = (LAB.secrets / name).read_text() in content
         assert not knows, f"edge1 knows {name}"
-    assert (STATE / "secrets/jwt_secret").read_text() in content
+    assert (LAB.secrets / "jwt_secret").read_text() in content
     # `files` lists the paths of what is installed.
     assert edge1.check_output("ls -A /etc/airflow").split() == ["airflow.cfg", "airflow.env", "files"]
 
@@ -334,7 +334,7 @@ def test_the_pipeline_runs_from_trigger_to_consumer(outcome):
     tasks = outcome["tasks"]
     assert {name: task["state"] for name, task in tasks.items()} == dict.fromkeys(tasks, "success")
     assert tasks["task_for_celery_worker"]["hostname"].startswith("main1")
-    assert tasks["task_for_edge_worker"]["hostname"] == "edge1"
+    assert tasks["task_for_edge_worker"]["hostname"].startswith("edge1")
     assert tasks["task_for_edge_worker"]["queue"] == "edge_queue"
     assert tasks["process_file_from_nas"]["hostname"].startswith("main1")
 

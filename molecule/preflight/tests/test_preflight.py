@@ -14,14 +14,14 @@ import pytest
 import yaml
 
 from lab import ROOT
-from support import NETWORK, STATE
+from support import LAB, NETWORK
 from support.attack import play as succeed
 from support.attack import sign
 
 LAB_INVENTORY = ROOT / "inventories/lab"
 
 
-def play(playbook, *arguments, inventory=LAB_INVENTORY / "hosts.yml"):
+def play(playbook, *arguments, inventory=LAB_INVENTORY):
     """Run a playbook that has to fail, and return what it said, with line breaks folded; its table cell by cell."""
     command = ["ansible-playbook", "-i", str(inventory), str(ROOT / "playbooks" / playbook), *arguments]
     environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
@@ -52,7 +52,8 @@ def inventory(tmp_path):
         directory.mkdir(parents=True)
         (directory / "hosts.yml").write_text(yaml.safe_dump(hosts))
         (directory / "group_vars").symlink_to(LAB_INVENTORY / "group_vars")
-        (tmp_path / ".lab").symlink_to(ROOT / ".lab")
+        for name in (".lab", "secrets"):
+            (tmp_path / name).symlink_to(ROOT / name)
         return directory / "hosts.yml"
 
     return write
@@ -129,7 +130,7 @@ def test_a_mariadb_server(inventory):
 
 @pytest.mark.parametrize("playbook", ["preflight.yml", "services.yml", "airflow.yml"])
 def test_a_rotation_that_was_interrupted(playbook):
-    previous = STATE / "secrets/jwt_secret.previous"
+    previous = LAB.secrets / "jwt_secret.previous"
     previous.parent.mkdir(exist_ok=True)
     previous.touch()
     try:
@@ -137,7 +138,7 @@ def test_a_rotation_that_was_interrupted(playbook):
     finally:
         previous.unlink()
     assert "rotate-secrets.yml was interrupted: there is jwt_secret.previous in" in said
-    assert f"-i {LAB_INVENTORY}/hosts.yml playbooks/rotate-secrets.yml -e rotate=jwt_secret" in said
+    assert f"-i {LAB_INVENTORY} playbooks/rotate-secrets.yml -e rotate=jwt_secret" in said
 
 
 @pytest.mark.parametrize("playbook", ["preflight.yml", "airflow.yml"])
