@@ -303,7 +303,7 @@ def test_main_keeps_its_secrets_to_itself(request, host):
 
 def test_git_does_not_take_secrets():
     done = subprocess.run(
-        ["git", "check-ignore", "inventories/production/secrets/fernet_key", ".lab/demo/secrets/fernet_key"],  # noqa: S607
+        ["git", "check-ignore", "secrets/production/fernet_key", "secrets/lab/demo/fernet_key"],  # noqa: S607
         cwd=ROOT,
         capture_output=True,
         text=True,
