@@ -56,6 +56,45 @@ def package_alternatives(packages: list[str], known: str) -> list[str]:
     return chosen
 
 
+# Mount options that exclude each other, by the name that is theirs together.
+OPPOSITES = {
+    "fg": "bg",
+    "minorversion": "vers",
+    "nfsvers": "vers",
+    "relatime": "atime",
+    "ro": "rw",
+    "soft": "hard",
+    "softerr": "hard",
+    "strictatime": "atime",
+    "sync": "async",
+}
+
+
+def mount_options(own: list[str], given: list[str], version: str | float) -> list[str]:
+    """Return the options of an NFS mount: a given option replaces one of the same name, or the opposite.
+
+    `own` are the options of the role nas_mount, without the version.
+    """
+    # Some kernels ignore nconnect with NFS 4.0, and others do not.
+    kept = [option for option in own if str(version) != "4.0" or _name_of(option) != "nconnect"]
+    given = [option for text in given for option in str(text).split(",") if option]
+    options = {"vers": f"vers={version}"}
+    for option in kept + given:
+        if _name_of(option) == "vers" and option.partition("=")[2] != str(version):
+            raise ValueError(
+                f"nas_mount_options has {option}, but nas_mount_version is {version}. Remove {option}, and set "
+                "nas_mount_version to the version that the NAS speaks."
+            )
+        options[_name_of(option)] = option
+    return list(options.values())
+
+
+def _name_of(option: str) -> str:
+    """Return what an option is about: `hard` of `soft`, `exec` of `noexec`, `nconnect` of `nconnect=4`."""
+    name = option.partition("=")[0].removeprefix("no")
+    return OPPOSITES.get(name, name)
+
+
 def host_port(host: str, port: int | str) -> str:
     """Return HOST:PORT as URLs write it: an IPv6 address is in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -142,6 +181,7 @@ class FilterModule:
             "certificates": certificates,
             "differing_files": differing_files,
             "host_port": host_port,
+            "mount_options": mount_options,
             "package_alternatives": package_alternatives,
             "site_ports": site_ports,
             "trusted_keys": trusted_keys,

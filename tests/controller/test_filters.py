@@ -131,3 +131,31 @@ def test_a_previous_signing_key_stays_trusted_as_long_as_it_is_told(site):
     known = json.dumps({"keys": [{"kid": "previous"}, {"kid": "older"}]})
     assert [key["kid"] for key in json.loads(site.trusted_keys(public, known))["keys"]] == [key["kid"], "previous"]
     assert len(json.loads(site.trusted_keys(public, known, 0))["keys"]) == 1
+
+
+OWN = ["hard", "nconnect=4", "noexec", "noatime", "nofail"]
+
+
+@pytest.mark.parametrize(
+    ("given", "version", "options"),
+    [
+        ([], "4.2", ["vers=4.2", *OWN]),
+        (["rsize=65536"], 4.1, ["vers=4.1", *OWN, "rsize=65536"]),
+        (["ro", "soft", "nconnect=8"], 3, ["vers=3", "soft", "nconnect=8", "noexec", "noatime", "nofail", "ro"]),
+        (["exec,relatime"], "4.2", ["vers=4.2", "hard", "nconnect=4", "exec", "relatime", "nofail"]),
+        # Only where somebody asks for more connections.
+        ([], 4.0, ["vers=4.0", "hard", "noexec", "noatime", "nofail"]),
+        (["nconnect=2"], "4.0", ["vers=4.0", "hard", "noexec", "noatime", "nofail", "nconnect=2"]),
+        # The whole list of an old inventory.
+        (["vers=4.2", *OWN], "4.2", ["vers=4.2", *OWN]),
+        (["rw", "ro"], "4.2", ["vers=4.2", *OWN, "ro"]),
+    ],
+)
+def test_mount_options_are_added_or_replace_those_of_the_same_name(site, given, version, options):
+    assert site.mount_options(OWN, given, version) == options
+
+
+@pytest.mark.parametrize("option", ["vers=4.1", "nfsvers=3", "minorversion=1"])
+def test_mount_options_do_not_set_another_version(site, option):
+    with pytest.raises(ValueError, match=f"nas_mount_options has {option}, but nas_mount_version is 4.2. Remove"):
+        site.mount_options(OWN, [option], "4.2")
