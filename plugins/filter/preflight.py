@@ -249,12 +249,7 @@ def is_at_root_of_https(url, port):
 
 
 def check_nas(site):
-    sources = site.by_value(site.airflow_hosts, "nas_mount_src", "")
-    if len(sources) > 1:
-        each = " and ".join(f"'{source}' on {named(hosts)}" for source, hosts in sources)
-        what = f"nas_mount_src is {each}: a file that one host writes would be missing on the other."
-        yield finding("site", what, "Set nas_mount_src to the same share for all hosts.")
-    for source, hosts in sources:
+    for source, hosts in site.by_value(site.airflow_hosts, "nas_mount_src", ""):
         if not re.fullmatch(r"[^:/]+:/.+|\[[0-9A-Fa-f:]+\]:/.+", str(source)):
             what = f"nas_mount_src is '{source}'; it has to be a share, as server:/path."
             yield finding(hosts, what, "Write nas.example.com:/volume1/airflow, for example.")
@@ -263,6 +258,36 @@ def check_nas(site):
         each = " and ".join(f"{path} on {named(hosts)}" for path, hosts in paths)
         what = f"nas_mount_path is {each}: tasks on different hosts give each other paths."
         yield finding("site", what, "Set nas_mount_path to the same directory for all hosts.")
+
+
+def check_nas_version(site):
+    servers = site.groups["nas"]
+    for version, hosts in site.by_value(site.airflow_hosts, "nas_mount_version"):
+        if str(version) not in ("4.2", "4.1", "4.0", "3"):
+            what = f"nas_mount_version is '{version}'."
+            yield finding(hosts, what, 'Write the version that the NAS speaks: "4.2", "4.1", "4.0" or "3".')
+        if str(version) != "3":
+            continue
+        for server in servers:
+            what = f"nas_mount_version is 3, but {server}, of the group nas, "
+            if not boolean(site.read(server, "nas_server_vers3")):
+                what += "serves NFS 4 only (nas_server_vers3 is false)."
+            elif boolean(site.read(server, "firewall_enabled")):
+                what += "has a firewall that opens port 2049 only, and NFS 3 needs further ports."
+            else:
+                continue
+            yield finding(hosts, what, f"Remove nas_mount_version: {server} serves NFS 4.2.")
+    refused = {}
+    for host in site.airflow_hosts:
+        version, options = str(site.read(host, "nas_mount_version")), site.read(host, "nas_mount_options")
+        for option in options if isinstance(options, list) else ():
+            # The filter mount_options refuses the same, where the role runs without these checks.
+            found = re.fullmatch(r"(?:nfs)?vers=(.+)", str(option))
+            if found and found[1] != version:
+                refused.setdefault((option, found[1], version), []).append(host)
+    for (option, wanted, version), hosts in refused.items():
+        what = f"nas_mount_options has {option}, but nas_mount_version is {version}."
+        yield finding(hosts, what, f'Remove {option} from nas_mount_options, and set nas_mount_version: "{wanted}".')
 
 
 def check_mounts(site):
@@ -344,6 +369,7 @@ CHECKS = (
     check_reverse_proxy,
     check_airflow_url,
     check_nas,
+    check_nas_version,
     check_mounts,
     check_lists,
     check_settings,

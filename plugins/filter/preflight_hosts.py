@@ -52,19 +52,28 @@ def clock_findings(results, host, reference_results, reference):
     return [finding(host, what, "Run a time service on both (chrony or systemd-timesyncd), and see `timedatectl`.")]
 
 
-def nas_findings(result, host, source, uid, gid, version, guard):
-    """Explain the exit code of try_nas.sh, whose result is RESULT."""
+def nas_findings(result, share, guard, main=None):
+    """Explain the exit code of try_nas.sh, whose result is RESULT, on a host that knows SHARE.
+
+    SHARE is {host, source, uid, gid, version}; MAIN the main server's attempt: {host, source, stdout}.
+    """
+    host, source, uid, gid, version = (share[name] for name in ("host", "source", "uid", "gid", "version"))
     server, _, path = source.partition(":/")
-    stdout, stderr = (" ".join((result.get(name) or "").split()) for name in ("stdout", "stderr"))
+    code, stdout, stderr = result.get("rc"), result.get("stdout") or "", " ".join((result.get("stderr") or "").split())
+    if code == 0:
+        return []
+    if code == 16:
+        return [another_share(host, source, stdout, guard, main)]
+    accepted = said(stdout, "accepts")
     reasons = {
         11: (f"the name {server} is not known there.", "Correct nas_mount_src, or add the name to DNS or /etc/hosts."),
         12: (
-            f"{server} does not answer on TCP port 2049.",
+            f"{server} does not answer on TCP port {said(stdout, 'port')}.",
             "Start its NFS server, open the firewall between both, or correct nas_mount_src.",
         ),
         13: (
             "the server refuses the mount.",
-            f"Export /{path} to {host} over NFS ({version}), or correct nas_mount_src.",
+            f"Export /{path} to {host} over NFS {version}, or correct nas_mount_src.",
         ),
         14: (
             f"uid {uid} (airflow_base_uid) cannot write there.",
@@ -72,19 +81,40 @@ def nas_findings(result, host, source, uid, gid, version, guard):
             "to its owner.",
         ),
         15: ("it has no hard links, which publishing a file needs.", "Export a directory of another file system."),
-        16: (
-            f"the file {guard} on it belongs to another share: {stdout}.",
-            f"Correct nas_mount_src; or, when this is the right share under a new name, remove the file {guard}.",
-        ),
         124: ("it did not answer within 150 s.", "See whether the NAS is overloaded or its export hangs."),
     }
-    code = result.get("rc")
-    if code == 0:
-        return []
     unknown = f"the attempt ended with code {code}.", "Mount the share by hand to see the error."
     reason, remedy = reasons.get(code, unknown)
+    if code == 13 and accepted:
+        reason = f"nas_mount_version is {version}, which the server refuses. It accepts {accepted}."
+        remedy = f'Set nas_mount_version: "{accepted}", or let the server speak NFS {version}.'
     what = f"nas_mount_src is {source}, and {host} cannot use it: {reason}"
     return [finding(host, f"{what} It said: {stderr}" if stderr else what, remedy)]
+
+
+def another_share(host, source, stdout, guard, main):
+    """A host does not find the mark that the main server has left on the share."""
+    mine, others = said(stdout, "identity"), said(main["stdout"], "identity")
+    if mine and mine == others:
+        identities = f"{guard} is {mine} on both, so one is a copy of the other"
+    else:
+        identities = " and ".join(
+            f"{name} is {identity}" if identity else f"{name} is missing"
+            for name, identity in ((f"{guard} of {main['host']}", others), (f"{guard} of {host}", mine))
+        )
+    what = (
+        f"nas_mount_src is {source} on {host} and {main['source']} on {main['host']}, and these are two shares: a file "
+        f"that one host writes would be missing on the other. {identities}."
+    )
+    return finding(
+        host, what, f"Correct nas_mount_src of {host} or of {main['host']}: both have to name the same share."
+    )
+
+
+def said(stdout, name):
+    """Return what try_nas.sh says of a name, or an empty text."""
+    found = re.search(rf"(?m)^{name} (.+)$", stdout)
+    return found[1].strip() if found else ""
 
 
 def database_findings(greeting, host, server, port, is_own, packages="", apt_source=None):

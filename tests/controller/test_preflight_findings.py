@@ -127,10 +127,8 @@ def test_a_reverse_proxy_of_the_users_own():
 
 
 def test_one_nas_for_all():
-    assert (
-        "'nas1:/srv' on main1, edge1 and 'nas2:/srv'"
-        in the_only(inventory(edge2={"nas_mount_src": "nas2:/srv"}))["what"]
-    )
+    # Whether this is the same share is tried on the hosts.
+    assert inventory(edge2={"nas_mount_src": "192.0.2.5:/srv"}) == []
     assert "it has to be a share, as server:/path" in the_only(inventory({"nas_mount_src": "/srv"}))["what"]
     assert (
         "nas_mount_path is /opt/airflow/filestorage on main1, edge1 and /srv/nas on edge2"
@@ -357,6 +355,40 @@ def test_the_version_of_python():
     assert missing["what"] == "airflow_base_python is /python, which is missing on edge1."
 
 
+@pytest.mark.parametrize("version", ["4.2", 4.2, 4.1, 4.0, "4.0", 3, "3"])
+def test_versions_of_nfs_as_yaml_reads_them(version):
+    assert inventory({"nas_mount_version": version}) == []
+
+
+@pytest.mark.parametrize("version", [4, "4.3", "v4.1", 2, ""])
+def test_a_version_that_nfs_does_not_have(version):
+    found = the_only(inventory({"nas_mount_version": version}))
+    assert f"nas_mount_version is '{version}'." in found["what"]
+    assert '"4.2", "4.1", "4.0" or "3"' in found["remedy"]
+
+
+def test_a_version_among_the_mount_options():
+    options = {"nas_mount_options": ["vers=4.1", "ro"]}
+    found = the_only(inventory(options))
+    assert found["host"] == "main1 and 2 more"
+    assert found["what"] == "nas_mount_options has vers=4.1, but nas_mount_version is 4.2."
+    assert found["remedy"] == 'Remove vers=4.1 from nas_mount_options, and set nas_mount_version: "4.1".'
+    # The whole list of an old inventory, with the version that is the default.
+    assert inventory({"nas_mount_options": ["vers=4.2", "hard", "nconnect=4"]}) == []
+    assert inventory({**options, "nas_mount_version": 4.1}) == []
+
+
+def test_nfs_3_from_the_nas_of_the_site():
+    def found(**nas):
+        return inventory({"nas_mount_version": 3}, groups={"nas": ["nas1"]}, nas1=nas)
+
+    assert "nas1, of the group nas, serves NFS 4 only" in the_only(found())["what"]
+    with_firewall = the_only(found(nas_server_vers3=True))
+    assert "has a firewall that opens port 2049 only" in with_firewall["what"]
+    assert with_firewall["remedy"] == "Remove nas_mount_version: nas1 serves NFS 4.2."
+    assert found(nas_server_vers3=True, firewall_enabled=False) == []
+
+
 def test_the_clock():
     """The quickest answer counts: the others took long."""
     assert FILTERS["clock_findings"](answers("3.11 9.0", "3.11 0.2"), "edge1", answers("3.13 0.1"), "main1") == []
@@ -367,32 +399,56 @@ def test_the_clock():
     assert FILTERS["clock_findings"](answers("3.11 30"), "edge1", [], "main1") == []
 
 
+SHARE = {"host": "edge1", "source": "nas1:/srv", "uid": 50000, "gid": 50001, "version": "4.2"}
+
+
 @pytest.mark.parametrize(
-    ("code", "says", "remedy"),
+    ("code", "stdout", "says", "remedy"),
     [
-        (11, "the name nas1 is not known there", "DNS"),
-        (12, "nas1 does not answer on TCP port 2049", "firewall"),
-        (13, "the server refuses the mount", "Export /srv to edge1 over NFS (vers=4.1)"),
-        (14, "uid 50000 (airflow_base_uid) cannot write there", "airflow_base_gid"),
-        (15, "no hard links", "another file system"),
-        (16, "the file .guard on it belongs to another share: nas9:/x", "remove the file .guard"),
-        (124, "did not answer within 150 s", "overloaded"),
-        (1, "ended with code 1", "by hand"),
+        (11, "", "the name nas1 is not known there", "DNS"),
+        (12, "port 2049", "nas1 does not answer on TCP port 2049", "firewall"),
+        (13, "", "the server refuses the mount", "Export /srv to edge1 over NFS 4.2"),
+        (
+            13,
+            "accepts 4.1",
+            "nas_mount_version is 4.2, which the server refuses. It accepts 4.1.",
+            'Set nas_mount_version: "4.1"',
+        ),
+        (14, "", "uid 50000 (airflow_base_uid) cannot write there", "airflow_base_gid"),
+        (15, "", "no hard links", "another file system"),
+        (124, "", "did not answer within 150 s", "overloaded"),
+        (1, "", "ended with code 1", "by hand"),
     ],
 )
-def test_the_nas(code, says, remedy):
-    result = {"rc": code, "stdout": "nas9:/x", "stderr": "mount:\n   it failed"}
-    found = the_only(
-        FILTERS["nas_findings"](result, "edge1", "nas1:/srv", 50000, 50001, version="vers=4.1", guard=".guard")
-    )
+def test_the_nas(code, stdout, says, remedy):
+    result = {"rc": code, "stdout": stdout, "stderr": "mount:\n   it failed"}
+    found = the_only(FILTERS["nas_findings"](result, SHARE, guard=".guard"))
     assert "nas_mount_src is nas1:/srv, and edge1 cannot use it: " in found["what"]
     assert says in found["what"]
     assert found["what"].endswith("It said: mount: it failed")
     assert remedy in found["remedy"]
 
 
+@pytest.mark.parametrize(
+    ("main", "edge", "says"),
+    [
+        ("identity a-1", "identity b-2", ".guard of main1 is a-1 and .guard of edge1 is b-2."),
+        ("identity nas1:/srv", "identity ", ".guard of main1 is nas1:/srv and .guard of edge1 is missing."),
+        ("identity", "identity", ".guard of main1 is missing and .guard of edge1 is missing."),
+        ("identity a-1", "identity a-1", ".guard is a-1 on both, so one is a copy of the other."),
+    ],
+)
+def test_two_shares(main, edge, says):
+    reference = {"host": "main1", "source": "192.0.2.5:/srv", "stdout": f"mark .airflow-probe-1\n{main}"}
+    result = {"rc": 16, "stdout": edge, "stderr": ""}
+    found = the_only(FILTERS["nas_findings"](result, SHARE, guard=".guard", main=reference))
+    assert "nas_mount_src is nas1:/srv on edge1 and 192.0.2.5:/srv on main1, and these are two shares" in found["what"]
+    assert found["what"].endswith(says)
+    assert "Correct nas_mount_src of edge1 or of main1" in found["remedy"]
+
+
 def test_a_nas_that_can_be_used():
-    assert FILTERS["nas_findings"]({"rc": 0}, "edge1", "nas1:/srv", 1, 1, version="", guard="") == []
+    assert FILTERS["nas_findings"]({"rc": 0}, SHARE, guard="") == []
 
 
 def database(version="", code=0, error="", is_own=True, **packages):

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from lab import ROOT
-from support import LAB, NETWORK
+from support import LAB, NETWORK, address
 from support.attack import play as succeed
 from support.attack import sign
 
@@ -210,3 +210,31 @@ def test_directories_of_dag_code_that_cannot_be(value, message):
 def test_a_nas_that_cannot_be_used(arguments, message):
     extra = [word for argument in arguments for word in ("-e", argument)]
     assert message in play("nas.yml", "--limit", "main1,edge1", *extra)
+
+
+@pytest.fixture
+def other_share(nas1):
+    """A second share of nas1, with a copy of what the first one says of itself."""
+    nas1.check_output(
+        "install --directory --owner=50000 --group=50000 /srv/other; "
+        "echo a-copy | tee /srv/other/.nas >/srv/filestorage/.nas; chmod 0444 /srv/*/.nas; "
+        "exportfs -o rw,no_subtree_check edge1:/srv/other"
+    )
+    yield "nas1:/srv/other"
+    nas1.check_output("exportfs -u edge1:/srv/other; rm -r /srv/other /srv/filestorage/.nas")
+
+
+def test_a_host_with_another_share(inventory, other_share, nas1):
+    """A copy of the main server's."""
+    said = play("nas.yml", inventory=inventory(airflow_edge={"hosts": {"edge1": {"nas_mount_src": other_share}}}))
+    assert f"is {other_share} on edge1 and nas1:/srv/filestorage on main1, and these are two shares" in said
+    assert ".nas is a-copy on both, so one is a copy of the other." in said
+    assert nas1.check_output("find /srv -name '.airflow-probe-*'") == ""
+
+
+def test_a_host_that_knows_the_share_by_another_address(inventory, nas1):
+    """And that speaks another version of NFS."""
+    edge = {"nas_mount_src": f"{address('nas1')}:/srv/filestorage", "nas_mount_version": 4.1}
+    path = inventory(nas={"hosts": {}}, airflow_edge={"hosts": {"edge1": edge}})
+    succeed("preflight.yml", "-i", str(path))
+    assert nas1.check_output("find /srv/filestorage -mindepth 1 -name '.*'") == ""
