@@ -91,6 +91,11 @@ def test_services_that_other_hosts_use_listen_everywhere_over_tls(ask):
     assert said["clients"] == ["192.0.2.10", "2001:db8::30"]
 
 
+def test_workers_are_hosts_that_only_run_tasks(ask):
+    groups = TWO_CELERY_HOSTS | {"airflow_edge": {"hosts": {"edge1": {}, "edge2": {}}}, "nas": {"hosts": {"edge2": {}}}}
+    assert ask("main1", "{{ site_workers }}", groups=groups) == ["celery1", "edge1"]
+
+
 def test_a_database_server_of_the_users_own_is_reached_over_tls(ask):
     variables = {
         "airflow_database_host": "db.example.com",
