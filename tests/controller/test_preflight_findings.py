@@ -8,7 +8,10 @@ import yaml
 from docs.variables import ROOT, options_of, roles
 
 VARIABLES = yaml.safe_load((ROOT / "roles/preflight/vars/main.yml").read_text())
-PLUGINS = [runpy.run_path(str(ROOT / f"plugins/filter/{name}.py")) for name in ("preflight", "preflight_hosts")]
+PLUGINS = [
+    runpy.run_path(str(ROOT / f"plugins/filter/{name}.py"))
+    for name in ("preflight", "preflight_hosts", "preflight_limit")
+]
 FILTERS = {name: function for plugin in PLUGINS for name, function in plugin["FilterModule"]().filters().items()}
 LISTS, SETTINGS = PLUGINS[0]["LISTS"], PLUGINS[0]["SETTINGS"]
 
@@ -533,3 +536,31 @@ def test_options_of_the_main_server_on_a_celery_host():
     )
     settings["airflow_celery_settings"] = {"core.parallelism": 16}
     assert inventory(settings, groups=groups, celery1={}) == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "right"),
+    [
+        ("edge1", "edge1,localhost"),
+        ("edge*,main1", "'edge*,main1,localhost'"),
+        ("2001:db8::1", "2001:db8::1,localhost"),
+        ("@site.retry", "@site.retry,localhost"),
+        # Added to these patterns, localhost would not be kept.
+        ("!main1", "edge1,edge2,localhost"),
+        ("airflow_edge:&berlin", "edge1,edge2,localhost"),
+    ],
+)
+def test_a_limit_with_this_machine(limit, right):
+    found = the_only(FILTERS["limit_findings"](limit, ["edge1", "edge2"]))
+    assert found["remedy"] == f"Run the playbook with\n    --limit {right}"
+
+
+def test_limits_that_are_fine():
+    assert FILTERS["limit_findings"]("", ["main1"]) == []
+    assert FILTERS["limit_findings"]("", ["main1"], allowed=False) == []
+    assert FILTERS["limit_findings"]("edge1,localhost", ["localhost", "edge1"]) == []
+
+
+def test_a_limit_where_none_is_allowed():
+    found = the_only(FILTERS["limit_findings"]("edge1,localhost", ["localhost", "edge1"], allowed=False))
+    assert found["what"].startswith("--limit is edge1,localhost; every host needs the new secrets")

@@ -110,6 +110,33 @@ def test_secrets_that_were_left_in_the_inventory_are_not_made_anew(site):
     assert not new.exists()
 
 
+@pytest.mark.parametrize(
+    ("playbook", "limit", "right"),
+    [
+        ("../site.yml", "edge1", "edge1,localhost"),
+        ("preflight.yml", "edge1:main1", "edge1,main1,localhost"),
+        ("secrets.yml", "airflow_main", "airflow_main,localhost"),
+        ("certificates.yml", "!main1", "edge1,localhost"),
+    ],
+)
+def test_a_limit_that_leaves_out_this_machine(site, playbook, limit, right):
+    [(_, what, remedy)] = refuse(site(), playbook, "--limit", limit)
+    assert what.startswith(f"--limit is {limit}, which leaves out this machine (localhost).")
+    assert remedy == f"Run the playbook with --limit {right}"
+
+
+def test_a_limit_that_keeps_this_machine(site):
+    directory = site(secrets_directory="{{ inventory_dir }}/secrets")
+    [(_, what, _)] = refuse(directory, "secrets.yml", "--limit", "edge1,localhost")
+    assert what.startswith("secrets_directory is ")
+
+
+def test_a_rotation_of_some_hosts(site):
+    [(_, what, remedy)] = refuse(site(), "rotate-secrets.yml", "--limit", "edge1,localhost")
+    assert what.startswith("--limit is edge1,localhost; every host needs the new secrets")
+    assert remedy == "Run the playbook without --limit."
+
+
 def test_a_rotation_that_was_interrupted(site):
     directory = site()
     previous = directory.parent.parent / "secrets/production/jwt_secret.previous"
