@@ -22,15 +22,16 @@ def secrets(*names):
     return {name: text.splitlines()[1] if text.startswith("-----") else text for name, text in texts.items()}
 
 
-def play(playbook, *arguments, directory="playbooks"):
-    """Run a playbook that has to succeed, and return its output."""
+def play(playbook, *arguments, directory="playbooks", code=0):
+    """Run a playbook that has to succeed, or to end with another exit code, and return its output."""
     command = ["ansible-playbook", f"{directory}/{playbook}", *arguments]
     environment = LAB.environment | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)  # noqa: S603
     (ROOT / ".cache").mkdir(exist_ok=True)
     (ROOT / ".cache/play.log").write_text(done.stdout)
-    if done.returncode:
-        raise RuntimeError(re.search(r"(?s)fatal: .{0,2000}", done.stdout)[0])
+    if done.returncode != code:
+        found = re.search(r"(?s)fatal: .{0,2000}", done.stdout)
+        raise RuntimeError(f"exit code {done.returncode}: {found[0] if found else done.stdout[-2000:]}")
     return done.stdout
 
 

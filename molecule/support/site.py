@@ -13,13 +13,15 @@ from support.pipeline import Airflow, run_pipeline, until
 
 @pytest.fixture(scope="session")
 def sync():
-    """Put the DAG code of directories on every host."""
+    """Put the DAG code of directories on every host, with this exit code of the playbook; return its output."""
 
-    def sync(*sources):
+    def sync(*sources, code=0):
         variables = json.dumps({"airflow_dags_src": [str(source) for source in sources]})
         command = ["ansible-playbook", "playbooks/dags.yml", "-e", variables]
         environment = LAB.environment | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)  # noqa: S603
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)  # noqa: S603
+        assert done.returncode == code, done.stdout
+        return done.stdout
 
     return sync
 
@@ -28,8 +30,9 @@ def sync():
 def dags_of_the_tests(request, sync):
     """Put the project's DAG code and that of the tests' scenarios on every host, until all tests have ended."""
     directories = {item.path.parents[1] / "dags" for item in request.session.items}
-    sync(ROOT / "dags", *sorted(directory for directory in directories if directory.is_dir()))
-    yield
+    sources = (ROOT / "dags", *sorted(directory for directory in directories if directory.is_dir()))
+    sync(*sources)
+    yield sources
     sync(ROOT / "dags")
 
 

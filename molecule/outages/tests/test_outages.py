@@ -223,3 +223,19 @@ def test_what_was_killed_comes_back(airflow, main1, edge1):
     # The main server gives its name back after five heartbeats.
     until(lambda: edge1.file("/run/airflow-edge-worker/worker.pid").exists, 180)
     until(lambda: worker(airflow)["state"] in ("idle", "running"))
+
+
+def test_a_release_goes_on_without_an_edge_that_is_off(airflow, dags_of_the_tests, sync, tmp_path, main1, edge1):
+    (tmp_path / "late.py").write_text("LATE = True\n")
+    sources, late = (*dags_of_the_tests, tmp_path), "/opt/airflow/dags/late.py"
+    LAB.as_root("cut", "edge1")
+    try:
+        said = sync(*sources, code=4)
+    finally:
+        LAB.as_root("up", "edge1")
+    assert "Hosts that could not be reached: edge1." in said
+    assert main1.file(late).exists
+    assert not edge1.file(late).exists
+    sync(*sources)
+    assert edge1.file(late).exists
+    until(lambda: worker(airflow)["state"] == "idle")

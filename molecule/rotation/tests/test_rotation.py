@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
+from support import LAB
 from support.attack import SECRETS, claims, play, secrets, status, token
-from support.pipeline import Airflow, run_pipeline
+from support.pipeline import Airflow, run_pipeline, until
 
 # The API tells users in pages, of at most 100; two are enough to see that all pages are asked for.
 SETTINGS = {"airflow_main_settings": {"api.maximum_page_limit": 2}}
@@ -191,6 +192,31 @@ def test_a_password_that_the_database_refuses_stops_nothing(rotated, main1):
         play(*arguments, "-e", json.dumps(variables))
     assert main1.check_output(show) == before
     play(*arguments, "-e", json.dumps(SETTINGS))
+
+
+def test_a_rotation_and_an_installation_go_on_without_an_edge_that_is_off(rotated, edge1):
+    before = secrets("jwt_secret")["jwt_secret"]
+    LAB.as_root("cut", "edge1")
+    try:
+        said = [play("rotate-secrets.yml", "-e", json.dumps({"rotate": "jwt_secret", **SETTINGS}), code=4)]
+        assert secrets("jwt_secret")["jwt_secret"] != before
+        assert not list(SECRETS.glob("*.previous"))
+        made = token(claims("api", method="worker/edge1"), before)
+        body = {"state": "unknown-to-it"}
+        assert status(rotated["airflow"], "PATCH", "/edge_worker/v1/worker/edge1", made, body) == 403
+        # Without the command, the lab's inventory boots edge1.
+        variables = json.dumps({"lab_command": "up nas1 main1", **SETTINGS})
+        said.append(play("site.yml", "-e", variables, directory=".", code=4))
+    finally:
+        LAB.as_root("up", "edge1")
+    assert all("Hosts that could not be reached: edge1." in output for output in said)
+    assert before in edge1.file("/etc/airflow/airflow.env").content_string
+    until(lambda: "403" in edge1.check_output("journalctl --boot --unit airflow-edge-worker --output cat"))
+    play("site.yml", "--limit", "edge1,localhost", "-e", json.dumps(SETTINGS), directory=".")
+    # The account is another since it had another name.
+    airflow = Airflow()
+    until(lambda: airflow.worker("edge1")["state"] == "idle")
+    assert run_pipeline(airflow)["consumer"]["state"] == "success"
 
 
 def test_logins_are_limited(rotated):
