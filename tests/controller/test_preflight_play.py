@@ -145,3 +145,14 @@ def test_a_rotation_that_was_interrupted(site):
     [(_, what, remedy)] = refuse(directory)
     assert "rotate-secrets.yml was interrupted: there is jwt_secret.previous in" in what
     assert remedy.endswith(f"ansible-playbook -i {directory} playbooks/rotate-secrets.yml -e rotate=jwt_secret")
+
+
+def test_site_yml_without_an_inventory_boots_no_lab():
+    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "LAB": "not-there"}
+    command = ["ansible-playbook", "site.yml"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)  # noqa: S603
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 2, said
+    assert "that of the lab not-there, none of whose hosts runs. `make demo` boots a lab on this machine." in said
+    assert "-i inventories/NAME site.yml. Inventories of servers here: " in said
+    assert not (ROOT / ".lab/not-there").exists()
