@@ -33,8 +33,11 @@ def test_a_certificate_of_your_own(main1, tmp_path):
     for path, text in zip(files.values(), (certificate, key), strict=True):
         path.write_text(text)
     variables = files | {"api_authority": files["api_certificate"]}
+    # A site of somebody's own, at the place of the distribution's welcome page.
+    main1.check_output("echo 'server { listen 127.0.0.1:8099; return 204; }' >/etc/nginx/sites-enabled/default")
     play("../site.yml", "-e", json.dumps(variables, default=str))
     assert served() == certificate
+    main1.check_output("rm /etc/nginx/sites-enabled/default")
     session = until(lambda: Airflow(authority=files["api_certificate"]), 60)
     assert run_pipeline(session)["consumer"]["state"] == "success"
 
