@@ -31,6 +31,7 @@ LISTS = (
     "certificates_names",
     "firewall_ssh_sources",
     "nas_mount_options",
+    "preflight_accepted",
     "reverse_proxy_user_sources",
     "reverse_proxy_worker_sources",
 )

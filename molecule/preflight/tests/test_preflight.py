@@ -85,6 +85,81 @@ def test_everything_that_is_wrong_is_said_at_once(inventory):
     assert "Findings: 3." in said
 
 
+# What other people have on hosts: how to make that, and how to remove it.
+FOREIGN = {
+    "main1": (
+        "systemd-run --quiet --unit foreign python3 -m http.server 443",
+        "until ss -Hltn | grep -q :443; do sleep 0.2; done",
+        "mkdir -p /var/lib/mysql/shop",
+        "apt-get update --quiet",
+        "apt-get install --quiet --yes --no-install-recommends redis-server",
+        "until redis-cli set a b; do sleep 0.2; done",
+    ),
+    "edge1": (
+        "mount -t tmpfs -o size=100m tmpfs /opt",
+        "mkdir -p /opt/airflow/dags /etc/airflow",
+        "touch /opt/airflow/dags/old.py /etc/airflow/airflow.cfg",
+        "groupadd --gid 50000 kim",
+        "useradd --uid 50000 --gid 50000 kim",
+        f"ip route add unreachable {address('main1')}",
+    ),
+    "nas1": ("mkdir /srv/foreign", "touch /srv/foreign/file"),
+}
+REMOVE = {
+    "main1": (
+        "systemctl stop foreign",
+        "rm -r /var/lib/mysql",
+        "apt-get purge --quiet --yes redis-server redis-tools",
+        "rm -rf /var/lib/redis",
+    ),
+    "edge1": (
+        f"ip route delete unreachable {address('main1')}",
+        "userdel kim",
+        "groupdel kim",
+        "umount /opt",
+        "rm -r /etc/airflow",
+    ),
+    "nas1": ("rm -r /srv/foreign",),
+}
+
+
+@pytest.fixture
+def foreign(main1, edge1, nas1):
+    hosts = {"main1": main1, "edge1": edge1, "nas1": nas1}
+    try:
+        for name, commands in FOREIGN.items():
+            hosts[name].check_output(" && ".join(commands))
+        yield
+    finally:
+        for name, commands in REMOVE.items():
+            # All, also when one fails.
+            hosts[name].run("; ".join(commands))
+
+
+def test_hosts_with_services_data_and_accounts_of_somebody_else(foreign):
+    said = play("preflight.yml", "-e", "nas_server_path=/srv/foreign")
+    for what in (
+        "reverse_proxy_port is 443, where",
+        "(foreign.service) listens already.",
+        "MySQL has the schemas shop there, and this project has not installed MySQL",
+        "Redis is in use there (1 keys, 0 clients), and this project has not installed Redis",
+        "would use or replace /etc/airflow/airflow.cfg, /opt/airflow/dags.",
+        "The file system of /opt/airflow has",
+        "airflow_base_uid is 50000, the uid of the account kim there",
+        "airflow_base_gid is 50000, the gid of the group kim there",
+        "There is no way to TCP port 443 of main1 (airflow_url, https://main1):",
+        "nas_server_path is /srv/foreign, which has files there and belongs to uid 0 and gid 0.",
+    ):
+        assert what in said, what
+    assert "Findings: 9." in said
+    # What is accepted is no finding, and changes nothing, either.
+    accepted = ["accounts", "airflow", "disk", "mysql", "nas", "network", "ports", "redis"]
+    said = succeed(
+        "preflight.yml", "-e", json.dumps({"preflight_accepted": accepted, "nas_server_path": "/srv/foreign"})
+    )
+    assert not re.search("changed=[1-9]", said)
+
+
 def test_an_operating_system_that_is_too_old(edge1):
     release = 'ID=debian\\nNAME="Debian GNU/Linux"\\nVERSION_ID="11"\\nPRETTY_NAME="Debian GNU/Linux 11 (bullseye)"\\n'
     edge1.check_output(f"printf '{release}' >/run/os-release; echo 11.11 >/run/debian_version")
