@@ -108,8 +108,7 @@ class Site:
 
     def begin(self, selection: str) -> None:
         """Converge the lab, run the checks, and make the snapshot to which hosts go back."""
-        if self.lab.has_snapshot():
-            self.lab.as_root("restore")
+        self.lab.as_root("restore" if self.lab.has_snapshot() else "up")
         self.converge()
         print("The lab is converged. Running the checks before anything is broken.", flush=True)
         code, _, output = self.check(selection)
