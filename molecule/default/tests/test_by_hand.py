@@ -29,7 +29,7 @@ DEBIANS = {
     "/etc/systemd/system/lab-seed.service",
     "/etc/systemd/system/redis.service -> /usr/lib/systemd/system/redis-server.service",
     "/etc/systemd/system/ssh.service.d/umask.conf",
-    "/etc/systemd/system/sshd.service -> /usr/lib/systemd/system/ssh.service",
+    *(f"/etc/systemd/system/sshd.service -> {lib}/systemd/system/ssh.service" for lib in ("/lib", "/usr/lib")),
     "/run/tmpfiles.d/static-nodes.conf",
     "/usr/local/man -> share/man",
     *map(str, certificates()),
@@ -130,7 +130,8 @@ def test_no_configuration_is_of_somebody_else(request, name):
     """A file beside ours can win over it now, or after the next restart; a timer can remove what is on the NAS."""
     host = request.getfixturevalue(name)
     packages = "dpkg-query --show --showformat '${Conffiles}\\n' | awk 'NF == 2 {print $2 \"  \" $1}'"
-    units = "sed -n 's,  usr/lib/systemd/,  /usr/lib/systemd/,p' /var/lib/dpkg/info/*.md5sums"
+    # Packages of Debian 12 have files in /lib, which is a link to /usr/lib.
+    units = "sed -nE 's,  (usr/)?lib/systemd/,  /usr/lib/systemd/,p' /var/lib/dpkg/info/*.md5sums"
     changed = host.run(f"({packages}; {units}; cat /var/lib/ucf/hashfile) | md5sum --check --quiet").stdout.splitlines()
     changed = {line.split(":")[0] for line in changed}
     # What site.yml writes to that of Redis is the next test's.
@@ -143,7 +144,7 @@ def test_no_configuration_is_of_somebody_else(request, name):
     # What is enabled or masked is for other tests.
     links = "-type l ! -lname /dev/null ! -path '*.wants/*' ! -path '*.requires/*' ! -path '/etc/rc?.d/*'"
     # Lines of packages come twice at least, the others once, even where places overlap.
-    owned = "cat /var/lib/dpkg/info/*.list /var/lib/dpkg/info/*.list"
+    owned = "sed 's,^/lib/,/usr/lib/,' /var/lib/dpkg/info/*.list /var/lib/dpkg/info/*.list"
     found = host.run(
         f"(find -H {places} -type f -o {links} | sort --unique; {owned}) | sort | uniq --unique"
         " | tr '\\n' '\\0' | find -files0-from - -maxdepth 0 -printf '%p -> %l\\n'"
@@ -448,7 +449,7 @@ def test_tasks_find_a_slot_and_a_process(airflow, main1):
     assert processes == 8, f"the Celery worker has {processes} processes for tasks, and not 8"
     run = "systemd-run --quiet --wait --collect --pipe --property=EnvironmentFile=/etc/airflow/airflow.env"
     celery = "CELERY_BROKER_URL=$AIRFLOW__CELERY__BROKER_URL exec /opt/airflow/venv/bin/celery --no-color"
-    ask = f"{celery} inspect --timeout=20 --destination=celery@main1 registered rate_limit time_limit soft_time_limit"
+    ask = f"{celery} inspect --timeout=20 --destination=celery@main1.lab.test registered rate_limit time_limit soft_time_limit"
     limits = re.findall(r"\S+ \[.*", main1.check_output(f"{run} sh -c %s", ask))
     assert limits == [], f"the Celery worker was told to limit tasks: {limits}"
 

@@ -182,7 +182,7 @@ def test_the_nas_is_mounted_on_both_as_nfs_4_2(main1, edge1):
     for name, host in (("main1", main1), ("edge1", edge1)):
         mount = host.mount_point(FILESTORAGE)
         assert mount.exists, f"{name} has no NAS at {FILESTORAGE}"
-        assert mount.device == "nas1:/srv/filestorage"
+        assert mount.device == "nas1.lab.test:/srv/filestorage"
         assert mount.filesystem == "nfs4"
         assert {"vers=4.2", "hard", "lookupcache=pos", "nosuid", "nodev", "noexec"} <= set(mount.options)
         late = [option for option in mount.options if option.startswith(("ac", "nocto"))]
@@ -204,7 +204,7 @@ def test_the_nas_is_exported_to_these_hosts_alone(nas1):
     exports = [line.split() for line in nas1.check_output("exportfs -s").splitlines()]
     assert {path for path, _ in exports} == {"/srv/filestorage"}
     clients = {name: set(options) for name, *options in (re.split("[(,)]", client) for _, client in exports)}
-    assert clients.keys() == {"main1", "edge1"}, f"the NAS is exported to {sorted(clients)}"
+    assert clients.keys() == {"main1.lab.test", "edge1.lab.test"}, f"the NAS is exported to {sorted(clients)}"
     for name, options in clients.items():
         assert {"sync", "rw", "root_squash"} <= options, f"the NAS is exported to {name} with {sorted(options)}"
 

@@ -302,7 +302,7 @@ def other_share(nas1):
 def test_a_host_with_another_share(inventory, other_share, nas1):
     """A copy of the main server's."""
     said = play("nas.yml", inventory=inventory(airflow_edge={"hosts": {"edge1": {"nas_mount_src": other_share}}}))
-    assert f"is {other_share} on edge1 and nas1:/srv/filestorage on main1, and these are two shares" in said
+    assert f"is {other_share} on edge1 and nas1.lab.test:/srv/filestorage on main1, and these are two shares" in said
     assert ".nas is a-copy on both, so one is a copy of the other." in said
     assert nas1.check_output("find /srv -name '.airflow-probe-*'") == ""
 
