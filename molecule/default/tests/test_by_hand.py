@@ -449,7 +449,8 @@ def test_tasks_find_a_slot_and_a_process(airflow, main1):
     assert processes == 8, f"the Celery worker has {processes} processes for tasks, and not 8"
     run = "systemd-run --quiet --wait --collect --pipe --property=EnvironmentFile=/etc/airflow/airflow.env"
     celery = "CELERY_BROKER_URL=$AIRFLOW__CELERY__BROKER_URL exec /opt/airflow/venv/bin/celery --no-color"
-    ask = f"{celery} inspect --timeout=20 --destination=celery@main1.lab.test registered rate_limit time_limit soft_time_limit"
+    limits = "rate_limit time_limit soft_time_limit"
+    ask = f"{celery} inspect --timeout=20 --destination=celery@main1.lab.test registered {limits}"
     limits = re.findall(r"\S+ \[.*", main1.check_output(f"{run} sh -c %s", ask))
     assert limits == [], f"the Celery worker was told to limit tasks: {limits}"
 
