@@ -32,7 +32,7 @@ def test_playbooks_come_as_an_ordinary_user_whose_sudo_asks_for_a_password():
     """As on most servers; a umask that hides new files from other users, and names with a domain, are as usual."""
     command = "id -un; umask; hostname --fqdn; sudo --non-interactive true 2>&1"
     ask = ["ansible", "edge1", "-m", "shell", "-a", command]
-    environment = LAB.environment | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    environment = LAB.environment | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "false"}
     done = subprocess.run(ask, cwd=ROOT, env=environment, capture_output=True, text=True)  # noqa: S603
     assert ">>" in done.stdout, done.stdout + done.stderr
     user, umask, name, refusal, *_ = done.stdout.partition(">>")[2].split("\n")[1:]
