@@ -71,7 +71,7 @@ def test_operators_connections_a_deferred_task_and_a_directory_of_their_own_on_t
     finally:
         airflow.call("DELETE", "/api/v2/connections/foreign")
     assert run["state"] == "success"
-    assert airflow.result(run, "load") == "edge1\nairflow"
+    assert airflow.result(run, "load") == "edge1.lab.test\nairflow"
     # The UI hides a password, in a result, too; that it is hidden shows that the task had it.
     assert {airflow.result(run, name) for name in ("on_edge", "on_celery")} <= {"***", "only tasks know"}
 
