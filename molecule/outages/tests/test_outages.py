@@ -101,7 +101,7 @@ def test_a_worker_leaves_another_share_in_the_place_of_the_nas(airflow, edge1):
     # What a worker finds when it starts is right, for it: it has to have looked. Before the tests that restart it:
     # where it was stopped while it started, its name is taken for five heartbeats.
     until(lambda: worker(airflow)["state"] == "idle" and "status_text" not in worker(airflow)["sysinfo"], 180)
-    edge1.check_output("mkdir -p /run/other && mount --bind /run/other /opt/airflow/filestorage")
+    edge1.check_output("mkdir --parents --mode=755 /run/other && mount --bind /run/other /opt/airflow/filestorage")
     try:
         until(lambda: worker(airflow)["state"].startswith("maintenance"))
         assert ".nas is gone: it is another share" in worker(airflow)["sysinfo"]["status_text"]
