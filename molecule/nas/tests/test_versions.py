@@ -34,7 +34,9 @@ TRY = (ROOT / "roles/preflight/files/try_nas.sh").read_text()
 
 def install(host, name, text):
     """Write a program below /run, which the service user can read."""
-    host.check_output(f"umask 022; echo {base64.b64encode(text.encode()).decode()} | base64 --decode >/run/{name}")
+    host.check_output(
+        f"echo {base64.b64encode(text.encode()).decode()} | base64 --decode | install --mode=644 /dev/stdin /run/{name}"
+    )
 
 
 def attempt(host, version):
