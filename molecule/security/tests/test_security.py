@@ -87,6 +87,22 @@ def test_old_versions_of_tls_are_refused(version):
         context.wrap_socket(plain, server_hostname="main1")
 
 
+def test_suites_without_authenticated_encryption_are_refused():
+    """TLS 1.2 has such suites (CBC), TLS 1.3 has none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(SECRETS / "authority.pem")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    def suite(ciphers):
+        context.set_ciphers(ciphers)
+        with socket.create_connection((address("main1"), 443)) as plain:
+            return context.wrap_socket(plain, server_hostname="main1").cipher()[0]
+
+    assert suite("ECDHE+AESGCM").endswith(("-GCM-SHA256", "-GCM-SHA384"))
+    with pytest.raises(ssl.SSLError, match=r"(?i)handshake failure"):
+        suite("ECDHE+AES:!AESGCM:!AESCCM:@SECLEVEL=0")
+
+
 class Impostor:
     """Somebody on the bridge who answers for main1: a TLS server that keeps what it is sent."""
 
