@@ -27,6 +27,7 @@ GROUPS = {
     "mysql": "mysql",
     "redis": "redis",
     "reverse_proxy": "reverse_proxy",
+    "certificate_check": "all",
     "firewall": "all",
     "security_updates": "all",
 }

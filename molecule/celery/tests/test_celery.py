@@ -121,6 +121,23 @@ def test_nobody_is_served_in_the_clear(main1, out1):
     assert "NOAUTH" not in said.stdout
 
 
+@pytest.mark.parametrize(("port", "options"), [(3306, "-starttls mysql"), (6379, "")], ids=["database", "broker"])
+def test_suites_without_authenticated_encryption_are_refused(out1, port, options):
+    """TLS 1.2 has such suites (CBC), TLS 1.3 has none."""
+    client = f"echo | timeout 20 openssl s_client -connect main1:{port} {options} -tls1_2 -cipher"
+    assert re.search("Cipher is ECDHE-ECDSA-AES.*-GCM-", out1.run(f"{client} ECDHE+AESGCM").stdout)
+    assert "Cipher is (NONE)" in out1.run(f"{client} ECDHE+AES:!AESGCM:!AESCCM:@SECLEVEL=0").stdout
+
+
+@pytest.mark.parametrize("name", ["mysql", "nginx", "redis"])
+def test_certificates_are_checked_every_day(main1, name):
+    unit = f"certificate-check-{name}"
+    assert main1.service(f"{unit}.timer").is_running
+    assert main1.service(f"{unit}.timer").is_enabled
+    main1.check_output(f"systemctl start {unit}.service")
+    assert main1.check_output(f"systemctl show --property=ConditionResult --value {unit}.service") == "yes"
+
+
 def test_a_renewed_certificate_is_served_at_once(main1, out1):
     program = (
         "import socket, ssl; s = socket.create_connection(('main1', 6379)); c = ssl.create_default_context();"

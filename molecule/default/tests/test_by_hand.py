@@ -51,6 +51,8 @@ OURS = {
         *(f"/etc/systemd/system/airflow-{name}.service" for name in COMPONENTS),
         "/etc/mysql/mysql.conf.d/zz-airflow.cnf",
         "/etc/nginx/conf.d/airflow.conf",
+        "/etc/systemd/system/certificate-check-nginx.service",
+        "/etc/systemd/system/certificate-check-nginx.timer",
         "/etc/systemd/system/nginx.service.d/airflow.conf",
     },
     "edge1": {*WITH_AIRFLOW, "/etc/systemd/system/airflow-edge-worker.service"},

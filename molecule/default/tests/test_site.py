@@ -118,6 +118,22 @@ def test_what_they_need_runs_now_and_at_boot(request, host, unit):
     assert service.is_running
 
 
+def test_https_says_nothing_about_other_ports_of_the_name(airflow):
+    """HSTS is off by default; `variables` turns it on first."""
+    with airflow.opener.open(f"{airflow.url}/api/v2/version") as answer:
+        assert "Strict-Transport-Security" not in answer.headers
+
+
+def test_certificates_are_checked_every_day(main1):
+    """From 30 days before the end of one, the check fails."""
+    timer = main1.service("certificate-check-nginx.timer")
+    assert timer.is_enabled, "certificate-check-nginx.timer is not enabled: nobody is told that the certificate ends"
+    assert timer.is_running, "certificate-check-nginx.timer does not run"
+    main1.check_output("systemctl start certificate-check-nginx.service")
+    # The file is there, and its certificate is valid for long.
+    assert show(main1, "certificate-check-nginx.service", "ConditionResult") == "yes"
+
+
 def test_a_stop_waits_for_tasks_for_minutes_and_a_mount_for_its_server_for_ever(main1, edge1):
     """What takes too long to be waited for here."""
     assert show(main1, "airflow-celery-worker.service", "TimeoutStopUSec") == "10min"

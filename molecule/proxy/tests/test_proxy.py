@@ -12,13 +12,15 @@ from support import LAB, STATE, address
 from support.attack import play
 from support.pipeline import Airflow, run_pipeline, until
 
+CHECK = "certificate-check-nginx.service"
 
-def make_certificate(host, name):
+
+def make_certificate(host, name, days=9):
     """Make a certificate by nobody's authority, /etc/ssl/NAME.pem, and its key, .key; return both as PEM texts."""
     files = (f"/etc/ssl/{name}.pem", f"/etc/ssl/{name}.key")
     host.check_output(
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 9 -subj /CN=%s"
-        " -addext subjectAltName=DNS:%s -out %s -keyout %s", name, name, *files
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days %s -subj /CN=%s"
+        " -addext subjectAltName=DNS:%s -out %s -keyout %s", str(days), name, name, *files
     )  # fmt: skip
     return [host.check_output(f"cat {file}") + "\n" for file in files]
 
@@ -32,14 +34,24 @@ def test_a_certificate_of_your_own(main1, tmp_path):
     files = {"api_certificate": tmp_path / "main1.pem", "api_private_key": tmp_path / "main1.key"}
     for path, text in zip(files.values(), (certificate, key), strict=True):
         path.write_text(text)
-    variables = files | {"api_authority": files["api_certificate"]}
     # A site of somebody's own, at the place of the distribution's welcome page.
     main1.check_output("echo 'server { listen 127.0.0.1:8099; return 204; }' >/etc/nginx/sites-enabled/default")
+    variables = files | {"api_authority": files["api_certificate"], "reverse_proxy_hsts_max_age": 600}
     play("../site.yml", "-e", json.dumps(variables, default=str))
     assert served() == certificate
     main1.check_output("rm /etc/nginx/sites-enabled/default")
     session = until(lambda: Airflow(authority=files["api_certificate"]), 60)
+    with session.opener.open(f"{session.url}/api/v2/version") as answer:
+        assert answer.headers["Strict-Transport-Security"] == "max-age=600"
     assert run_pipeline(session)["consumer"]["state"] == "success"
+
+
+def test_a_certificate_that_ends_soon_is_a_failed_unit(main1):
+    """The one of the test above ends in 9 days: site.yml does not fail, and the host says so."""
+    assert until(lambda: CHECK in main1.check_output("systemctl --failed --no-legend --plain"), 30)
+    assert main1.run("systemctl is-system-running").stdout.strip() == "degraded"
+    said = main1.check_output(f"journalctl --unit {CHECK} --priority err --output cat --no-pager")
+    assert re.search(r"(?m)^/etc/ssl/certs/airflow-api\.pem ends at .+ GMT\. Run site\.yml", said), said
 
 
 def test_a_certificate_that_another_program_keeps(main1):
@@ -51,10 +63,14 @@ def test_a_certificate_that_another_program_keeps(main1):
     }
     play("services.yml", "-e", json.dumps(variables))
     before = served()
-    certificate, _ = make_certificate(main1, "main1")
+    # The check follows the variable: this file still has the certificate that ends in 9 days.
+    assert main1.run(f"systemctl restart {CHECK}").rc != 0
+    certificate, _ = make_certificate(main1, "main1", days=90)
     main1.check_output("systemctl reload nginx.service")
     until(lambda: served() == certificate, 20)
     assert served() != before
+    main1.check_output(f"systemctl restart {CHECK}")
+    assert CHECK not in main1.check_output("systemctl --failed --no-legend --plain")
 
 
 @pytest.fixture(scope="module")
