@@ -62,3 +62,29 @@ def test_a_stop_tells_the_main_server(airflow, edge2):
 def test_logs_are_given_to_the_user_and_not_what_a_task_has_put_a_link_to(edge2):
     assert edge2.file("/opt/airflow/logs").uid == 50000
     assert edge2.file("/root").uid == 0
+
+
+def test_needrestart_lets_running_tasks_be(edge2):
+    """Ubuntu runs it after every upgrade of a library, at night, too; what it restarts loses its tasks."""
+    install = "DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends needrestart"
+    edge2.check_output(f"apt-get update --quiet && {install}")
+    # Another unit with the same library shows that needrestart does restart.
+    beside = "[Service]\nExecStart=/usr/bin/python3 -c 'import time; time.sleep(3600)'\n"
+    file = "/run/systemd/system/beside.service"
+    edge2.check_output(f"printf %s >{file}", beside)
+    edge2.check_output("systemctl daemon-reload && systemctl start beside.service")
+
+    def starts():
+        names = f"beside.service {UNIT}"
+        return edge2.check_output(f"systemctl show --property=InvocationID --value {names}").split()
+
+    try:
+        before = starts()
+        library = edge2.check_output("readlink -f $(ldd /usr/bin/python3 | awk '/libexpat/ {print $3}')")
+        edge2.check_output(f"cp --preserve {library} {library}.new && mv {library}.new {library}")
+        said = edge2.check_output("needrestart -l -m a -r a 2>&1")
+        after = starts()
+    finally:
+        edge2.check_output(f"systemctl stop beside.service; rm {file}; systemctl daemon-reload")
+    assert before[0] != after[0], f"needrestart did not notice that {library} is another file: {said}"
+    assert before[1] == after[1], f"needrestart restarted {UNIT}: {said}"

@@ -36,6 +36,7 @@ DEBIANS = {
 }
 # and these, of site.yml.
 WITH_AIRFLOW = {
+    "/etc/needrestart/conf.d/airflow.conf",
     "/etc/systemd/system/airflow-.service.d/sandbox.conf",
     "/etc/systemd/system/airflow.target",
     "/etc/systemd/system/nas-mount-again@.service",
