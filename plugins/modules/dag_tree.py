@@ -1,19 +1,24 @@
 #!/usr/bin/python
-"""Ansible module: put directories of DAG code together into one directory, or say why not."""
+"""Ansible module: put directories of DAG code together into one archive, or say why not."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 DOCUMENTATION = """
 module: dag_tree
 short_description: Put directories of DAG code together
 description:
-  - Copies directories of DAG code, and this project's modules, into one directory. Symbolic links are followed.
+  - Archives directories of DAG code, and this project's modules, as one directory. Symbolic links are followed.
   - Refuses a path that two directories have, and a module that has the name of one of this project's.
   - Each C(feeds/NAME.yml) gets a C(feeds/NAME.py) beside it.
   - Version control, bytecode and caches are left out. C(.airflowignore) counts for its own directory alone.
@@ -21,7 +26,8 @@ options:
   sources: {type: list, elements: path, required: true, description: Directories of DAG code.}
   modules: {type: path, required: true, description: Directory of this project's modules.}
   stub: {type: path, required: true, description: The file that makes the DAGs of a feed.}
-  dest: {type: path, required: true, description: Directory to make. Its previous content is removed.}
+  archives: {type: path, required: true, description: Directory of archives, each named after its digest.}
+  options: {type: list, elements: str, required: true, description: Options of GNU tar, which hosts use as well.}
 """
 
 IGNORE = ".airflowignore"
@@ -29,6 +35,7 @@ IGNORE = ".airflowignore"
 LEFT_OUT = {".git", ".gitignore", ".gitattributes", ".gitmodules", ".svn", ".hg", "__pycache__"}
 LEFT_OUT |= {".pytest_cache", ".ruff_cache", ".mypy_cache"}
 VARIABLE = "airflow_dags_src"
+DAY = 24 * 60 * 60
 
 
 class Refused(Exception):
@@ -193,19 +200,75 @@ def build(sources: list[Path], modules: Path, stub: Path, dest: Path) -> None:
     (dest / IGNORE).write_text(f"{text.rstrip()}\n{own[IGNORE].read_text()}".lstrip())
 
 
+def gnu_tar(path_of: Callable[[str], str | None], run: Callable[[list[str]], str]) -> str:
+    """Return the path of GNU tar: hosts compare digests, and other programs write other bytes.
+
+    :raises Refused: there is none; says how to install one.
+    """
+    found = []
+    for name in ("tar", "gtar"):
+        if path := path_of(name):
+            version = (run([path, "--version"]).splitlines() or [""])[0]
+            if "GNU tar" in version:
+                return path
+            found.append(f"{path} is {version or 'something else'}")
+    there = "; ".join(found) or "there is no tar"
+    raise Refused(
+        f"This machine has no GNU tar, which archives DAG code ({there}): install it, on macOS with `brew install "
+        "gnu-tar`, on Linux as the package tar"
+    )
+
+
+def keep(archive: Path, directory: Path) -> tuple[Path, str]:
+    """Move an archive to a directory of archives; return its path there, named after its digest, and the digest.
+
+    A run with other sources has another archive. What is older than a day is removed.
+    """
+    with archive.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    for old in directory.iterdir():
+        # Another run may remove the same.
+        with contextlib.suppress(FileNotFoundError):
+            if old.stat().st_mtime < time.time() - DAY:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+    # Whole and at once: another run may be copying an archive of the same name.
+    return archive.rename(directory / f"{digest}.tar"), digest
+
+
 def main() -> None:
     from ansible.module_utils.basic import AnsibleModule
 
     one = {"type": "path", "required": True}
-    sources = {"type": "list", "elements": "path", "required": True}
-    module = AnsibleModule({"sources": sources, "modules": one, "stub": one, "dest": one})
-    paths = {name: Path(module.params[name]) for name in ("modules", "stub", "dest")}
+    several = {"type": "list", "required": True}
+    module = AnsibleModule(
+        {
+            "sources": {"elements": "path", **several},
+            "modules": one,
+            "stub": one,
+            "archives": one,
+            "options": {"elements": "str", **several},
+        }
+    )
+
+    modules, stub, archives = (Path(module.params[name]) for name in ("modules", "stub", "archives"))
     try:
-        build([Path(source) for source in module.params["sources"]], **paths)
+        tar = gnu_tar(module.get_bin_path, lambda command: module.run_command(command)[1])
+        archives.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=archives) as directory:
+            tree, archive = Path(directory, "tree"), Path(directory, "archive")
+            build([Path(source) for source in module.params["sources"]], modules, stub, tree)
+            command = [tar, *module.params["options"], "--file", str(archive), "--directory", str(tree), "."]
+            module.run_command(command, check_rc=True)
+            path, digest = keep(archive, archives)
+    except ImportError as error:
+        msg = (
+            f"{sys.executable} has no {error.name}, which .airflowignore is read with: {sys.executable} -m pip install "
+        )
+        module.fail_json(msg=f"{msg}{error.name}")
     except (Refused, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
-    # The directory is always made again; whether the release has changed, its digest says.
-    module.exit_json(changed=False)
+    # Whether a host has to change, the digest says.
+    module.exit_json(changed=False, path=str(path), digest=digest)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Directories of DAG code that become one release."""
 
 import os
+import time
 
 import pytest
 
-from dag_tree import Refused, build
+from dag_tree import DAY, Refused, build, gnu_tar, keep
 
 OURS = {"nas.py": "our nas", "feed/__init__.py": "our feed", ".airflowignore": "/nas.py\n/feed/\n"}
 
@@ -103,3 +104,44 @@ def test_a_program_stays_one(release, tmp_path):
     (tmp_path / "source1/run.sh").chmod(0o755)
     release({})
     assert os.access(tmp_path / "dest/run.sh", os.X_OK)
+
+
+GNU, BSD = "tar (GNU tar) 1.34\nCopyright", "bsdtar 3.5.3 - libarchive 3.7.4\n"
+
+
+@pytest.mark.parametrize(
+    ("programs", "chosen"),
+    [({"tar": GNU}, "/bin/tar"), ({"tar": BSD, "gtar": GNU}, "/bin/gtar"), ({"gtar": GNU}, "/bin/gtar")],
+)
+def test_gnu_tar_is_found_under_both_of_its_names(programs, chosen):
+    versions = {f"/bin/{name}": version for name, version in programs.items()}
+    assert gnu_tar(lambda name: f"/bin/{name}" if name in programs else None, lambda c: versions[c[0]]) == chosen
+
+
+@pytest.mark.parametrize(
+    ("programs", "there"),
+    [
+        ({"tar": BSD}, "/bin/tar is bsdtar 3.5.3 - libarchive 3.7.4"),
+        # Some programs know no --version.
+        ({"tar": ""}, "/bin/tar is something else"),
+        ({}, "there is no tar"),
+    ],
+)
+def test_a_machine_without_gnu_tar_is_refused_with_the_remedy(programs, there):
+    with pytest.raises(Refused) as refused:
+        gnu_tar(lambda name: f"/bin/{name}" if name in programs else None, lambda c: programs[c[0][5:]])
+    assert f"no GNU tar, which archives DAG code ({there}): install it, on macOS with `brew" in str(refused.value)
+
+
+def test_archives_are_named_after_their_content_and_kept_for_a_day(tmp_path):
+    archives = tmp_path / "archives"
+    (archives / "of an interrupted run").mkdir(parents=True)
+    for name, age in (("yesterday.tar", DAY + 9), ("today.tar", DAY - 99), ("of an interrupted run", DAY + 9)):
+        (archives / name).touch()
+        os.utime(archives / name, (time.time() - age,) * 2)
+    for _ in range(2):
+        (tmp_path / "archive").write_text("a")
+        path, digest = keep(tmp_path / "archive", archives)
+        assert path.read_text() == "a"
+        assert path.name == f"{digest}.tar"
+        assert sorted(each.name for each in archives.iterdir()) == sorted(["today.tar", path.name])
