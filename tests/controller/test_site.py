@@ -170,6 +170,26 @@ def test_options_of_one_kind_of_host_win_over_those_of_all_hosts_and_these_over_
     } <= set(lines)
 
 
+def test_the_environment_of_an_inventory_comes_before_what_the_role_sets(ask):
+    template = ROOT / "roles/airflow_base/templates/airflow.env.j2"
+    said = ask(
+        "main1",
+        {"environment": f"{{{{ lookup('template', '{template}') }}}}"},
+        roles=["airflow_base"],
+        groups=TWO_CELERY_HOSTS,
+        airflow_base_jwt_secret="secret",  # noqa: S106
+        airflow_base_role_settings={"core.execution_api_server_url": "http://127.0.0.1:8080/execution/"},
+        airflow_base_environment={"HTTPS_PROXY": "http://proxy:3128", "TEXT": 'a "b" \\c $d', "N": 4, "PATH": "/x"},
+    )
+    lines = said["environment"].splitlines()
+    # As EnvironmentFile= in systemd.exec(5) reads quotes.
+    assert {'HTTPS_PROXY="http://proxy:3128"', 'TEXT="a \\"b\\" \\\\c $d"', 'N="4"'} <= set(lines)
+    hosts = "localhost,127.0.0.1,::1,main1,celery1,192.0.2.10,2001:db8::30"
+    assert {f'NO_PROXY="{hosts}"', f'no_proxy="{hosts}"'} <= set(lines)
+    # The last line of a name counts.
+    assert [line for line in lines if line.startswith("PATH=")][-1].startswith('PATH="/opt/airflow/venv/bin:')
+
+
 def test_addresses_of_ipv6_are_in_brackets_in_urls(ask):
     main = {"airflow_main": {"hosts": {"main1": {"ansible_host": "2001:db8::10"}}}}
     said = ask(

@@ -21,6 +21,23 @@ def test_its_old_name_does_not_work_any_more(airflow):
     assert until(lambda: airflow.worker("before")["state"] in ("offline", "unknown"))
 
 
+# A task's client looks for a proxy as httpx does.
+CLIENT = """
+import httpx, os, ssl
+print(os.environ["TEXT"])
+print(os.environ["HTTPS_PROXY"])
+print(httpx.get("https://main1/execution/health", verify=ssl.create_default_context()).status_code)
+"""
+
+
+def test_its_environment_has_a_proxy_which_is_not_asked_for_the_main_server(edge2):
+    told = edge2.check_output(f"systemctl show --property=EnvironmentFiles --value {UNIT}")
+    assert told.startswith("/etc/airflow/airflow.env ")
+    run = "systemd-run -q --wait --collect --pipe --uid=airflow --property=EnvironmentFile=/etc/airflow/airflow.env"
+    said = edge2.check_output(f"{run} /opt/airflow/venv/bin/python -c %s", CLIENT).splitlines()
+    assert said == ['a "b" \\c $d `e` %f #g', "http://192.0.2.1:3128", "200"]
+
+
 def test_a_setting_that_is_no_longer_set_is_gone(edge2):
     since = edge2.check_output(f"systemctl show --property=ActiveEnterTimestamp --value {UNIT}")
     assert "DEBUG" not in edge2.check_output(f"journalctl --unit {UNIT} --since '{since}'")
