@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 
 import pytest
 
+from lab import ROOT
 from support import LAB
-from support.pipeline import until
+from support.pipeline import ENDED, until
 
 EDGE = "airflow-edge-worker.service"
 CELERY = "airflow-celery-worker.service"
 MOUNT = "opt-airflow-filestorage.mount"
+HOSTS_OF_TASKS = {"celery": "main1", "edge": "edge1"}
 LONG = f"foreign_{'long' * 58}"
 
 
@@ -81,6 +83,42 @@ def test_modules_beside_a_dag_and_the_executor_by_its_full_name(airflow, slow):
     assert airflow.result(run, "slow_on_edge") == "hello from edge"
     assert airflow.task(run, "slow_on_edge")["hostname"].startswith("edge1")
     assert airflow.result(run, "slow_on_celery") == "hello from celery"
+
+
+def test_python_and_airflow_from_path_and_virtualenvs_of_tasks(airflow):
+    """As in an activated virtualenv, on both executors."""
+    airflow.unpause("foreign_python")
+    run = airflow.follow(airflow.call("POST", "/api/v2/dags/foreign_python/dagRuns", {"logical_date": None}))
+    assert run["state"] == "success"
+    (version,) = re.findall(r"^apache-airflow==(\S+)", (ROOT / "requirements/edge.txt").read_text(), re.MULTILINE)
+    for name, host in HOSTS_OF_TASKS.items():
+        names = ("python", "bash", "airflow", "external", "virtualenv")
+        assert {airflow.task(run, f"{task}_on_{name}")["hostname"] for task in names} == {host}
+        *shared, external, virtualenv = (airflow.result(run, f"{task}_on_{name}") for task in names)
+        assert shared == ["/opt/airflow/venv", "/opt/airflow/venv", version], host
+        assert external == "/usr"
+        assert virtualenv not in (external, *shared), f"@task.virtualenv made no virtualenv on {host}"
+
+
+@pytest.mark.long
+def test_the_integration_test_of_the_edge_provider(airflow):
+    """On both executors; one of its tasks is there to fail, and one to be skipped."""
+    runs = {}
+    for name in HOSTS_OF_TASKS:
+        dag = f"foreign_integration_on_{name}"
+        airflow.unpause(dag)
+        body = {"logical_date": None, "conf": {"minutes_to_run": 1}}
+        runs[name] = run = airflow.call("POST", f"/api/v2/dags/{dag}/dagRuns", body)
+        # The task of the other run uses the same Variable.
+        until(lambda run=run: airflow.task(run, "variable")["state"] in ENDED, 300)
+    for name, host in HOSTS_OF_TASKS.items():
+        run = airflow.follow(runs[name], 600)
+        path = f"/api/v2/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}/taskInstances"
+        tasks = airflow.call("GET", path)["task_instances"]
+        others = {task["task_id"]: task["state"] for task in tasks if task["state"] != "success"}
+        assert others == {"plan_to_fail": "failed", "not_executed": "skipped"}, name
+        assert {task["hostname"] for task in tasks if task["state"] == "success"} == {host}
+        assert run["state"] == "success"
 
 
 def test_names_as_long_as_airflow_allows(airflow, main1):
