@@ -89,16 +89,9 @@ def problem_of_value(value):
     return None
 
 
-def proxy_remedy(environment):
-    """Return what to add to the finding that a host does not reach the main server: nothing where no proxy is set."""
-    names = proxies(environment or {})
-    return f"Workers do not use the proxy in {names[0]} (airflow_base_environment): open a direct way." if names else ""
-
-
 class FilterModule:
     def filters(self):
         return {
             "environment_findings": environment_findings,
-            "proxy_remedy": proxy_remedy,
             "unit_environment": unit_environment,
         }

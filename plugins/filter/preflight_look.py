@@ -23,6 +23,7 @@ RELEASES = ("buster", "bullseye", "bookworm", "trixie", "forky")
 RELEASES += ("bionic", "focal", "jammy", "noble", "plucky", "questing", "resolute")
 # The port at which a Celery worker serves the logs of running tasks.
 LOG_PORT = 8793
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 # The question -----------------------------------------------------------------------------------------------------
@@ -56,6 +57,8 @@ def host_question(groups, hostvars, host, user, https_port, firewall, apt_source
         "has_nfs3": str(own.get("nas_server_vers3", False)).lower() in ("true", "yes", "on", "1"),
         "ports": ports_of(here, own, https_port),
         "connect": connections(groups, hostvars, host, present) if kind else [],
+        # Workers do not use these.
+        "proxies": [name for name in own.get("airflow_base_environment", {}) if name.lower() in PROXIES],
         "firewall": firewall,
         "index": default_index(),
         "space": space,
@@ -242,11 +245,14 @@ def check_network(seen, question):
     for kind, *rest in seen["errors"]:
         if kind == "connect":
             host, port, error = rest
+            proxy = ""
+            if question["proxies"] and reasons[host, port].startswith("airflow_url"):
+                proxy = f" Workers do not use the proxy in {question['proxies'][0]} (airflow_base_environment)."
             yield (
                 f"There is no way to TCP port {port} of {host} ({reasons[host, port]}): {error}",
                 "Add the name to DNS or /etc/hosts, or correct the address."
                 if "name is not known" in error
-                else "Open the port in the firewalls and routers between both, or correct the address.",
+                else f"Open the port in the firewalls and routers between both, or correct the address.{proxy}",
             )
 
 

@@ -103,10 +103,3 @@ def test_exceptions_of_the_inventory_stay():
     assert said["NO_PROXY"] == (
         ".example.com,10.0.0.0/8,other,localhost,127.0.0.1,::1,2001:db8::10,main1.example.com,celery1,192.0.2.30"
     )
-
-
-def test_a_host_without_a_direct_way_is_told_that_a_proxy_does_not_help():
-    assert FILTERS["proxy_remedy"]({}) == FILTERS["proxy_remedy"](None) == ""
-    said = FILTERS["proxy_remedy"](PROXY)
-    assert said.startswith("Workers do not use the proxy in HTTPS_PROXY (airflow_base_environment)")
-    assert "secret" not in said

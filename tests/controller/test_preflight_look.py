@@ -220,6 +220,13 @@ def test_a_main_server_that_an_edge_host_does_not_reach(error, remedy):
     assert found[1].startswith(remedy)
 
 
+def test_an_edge_host_that_has_only_a_proxy_is_told_that_its_worker_uses_none():
+    asked = question("edge1", airflow_base_environment={"HTTPS_PROXY": "http://user:secret@proxy:3128"})
+    found = the_only(findings({"errors": [["connect", "main1", 443, "timed out"]]}, asked))
+    assert "Workers do not use the proxy in HTTPS_PROXY" in found[1]
+    assert "secret" not in found[1]
+
+
 @pytest.mark.parametrize(
     ("suites", "release", "is_good"),
     [
