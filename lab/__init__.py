@@ -124,7 +124,7 @@ class Lab:
                 f"the hosts' memory is in /dev/shm, which has {free} MB free, and they need {needed}: remount it larger"
             )
         self.state.mkdir(parents=True, exist_ok=True)
-        images.build((spec.suite for spec in HOSTS.values()), self.say)
+        images.build((host.suite for host in self.hosts.values()), self.say)
         self.write_ssh_config()
         self.network.make(HOSTS)
         self.say(f"booting {' '.join(host.name for host in hosts)}")

@@ -98,6 +98,9 @@ class Host:
     def __init__(self, name: str, state: Path, network: Network) -> None:
         self.name = name
         self.spec = HOSTS[name]
+        # A scenario may need another suite on a host: LAB_SUITES="out1=forky".
+        suites = dict(pair.split("=") for pair in os.environ.get("LAB_SUITES", "").split())
+        self.suite = suites.get(name, self.spec.suite)
         self.state = state
         self.network = network
         self.address = network.address(self.spec.number)
@@ -115,7 +118,7 @@ class Host:
         """Return the image below the disk, also when a newer image has been built since the disk was made."""
         if self.disk.exists() and self.base.exists():
             return Path(self.base.read_text().strip())
-        return images.image(self.spec.suite)
+        return images.image(self.suite)
 
     def write_seed(self) -> Path:
         """Write the files that the host copies over its own at every boot."""

@@ -18,7 +18,7 @@ PACKAGES = ["mmdebstrap", "patchelf", "e2fsprogs", "iproute2", "nftables", "open
 
 # Where the caller's environment may name a package index, and what `sudo` has to leave of that environment.
 INDEXES = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"]
-ENVIRONMENT = ["LAB", "LAB_HOSTS", *INDEXES]
+ENVIRONMENT = ["LAB", "LAB_HOSTS", "LAB_SUITES", *INDEXES]
 
 # The least that a lab needs of this machine's kernel settings. The last lab to go restores what the first one found.
 SYSCTLS = {

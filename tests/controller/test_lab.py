@@ -32,6 +32,18 @@ def test_a_lab_has_the_name_that_the_environment_gives(monkeypatch):
     assert Lab().name == "demo"
 
 
+def test_a_scenario_may_choose_the_suite_of_a_host_that_has_no_disk_yet(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_SUITES", "out1=forky")
+    monkeypatch.setattr(images, "image", Path)
+    monkeypatch.setattr("lab.ROOT", tmp_path)
+    lab = Lab("test")
+    assert (str(lab.hosts["out1"].image()), str(lab.hosts["edge1"].image())) == ("forky", "trixie")
+    lab.state.mkdir(parents=True)
+    lab.hosts["out1"].disk.touch()
+    lab.hosts["out1"].base.write_text("trixie\n")
+    assert str(lab.hosts["out1"].image()) == "trixie"
+
+
 def test_an_image_has_another_name_when_its_recipe_changes(monkeypatch):
     for name in ("debian_mirror", "apt_settings", "python_index"):
         monkeypatch.setattr(images, name, str)
