@@ -150,10 +150,9 @@ def check_groups(site):
             "Name a host there that runs the tasks of the default queue. For the main server, write "
             "`airflow_celery: {children: {airflow_main: }}`."
         ),
-        "redis": "Name the host there on which Redis shall be installed.",
     }
     for group, remedy in needs.items():
-        hosts, is_single = site.groups[group], group in ("airflow_main", "redis")
+        hosts, is_single = site.groups[group], group == "airflow_main"
         if not hosts or (is_single and len(hosts) > 1):
             number = "exactly one host" if is_single else "at least one host"
             yield finding("site", f"The group {group} is {named(hosts)}; it needs {number}.", remedy)
@@ -197,7 +196,8 @@ def check_reverse_proxy(site):
             "Name the main server there, or empty the group when you have a reverse proxy of your own.",
         )
     host = site.read(site.front, "airflow_main_api_host", "127.0.0.1") if site.proxies else "127.0.0.1"
-    if host not in ("127.0.0.1", "localhost", "0.0.0.0", "::"):  # noqa: S104
+    # On ::, uvicorn accepts IPv6 alone.
+    if host not in ("127.0.0.1", "localhost", "0.0.0.0"):  # noqa: S104
         yield finding(
             site.front,
             f"airflow_main_api_host is {host}, but the reverse proxy connects to 127.0.0.1.",
@@ -342,26 +342,6 @@ def check_components(site):
             )
 
 
-def check_database(site):
-    servers = site.groups["mysql"]
-    if len(servers) > 1:
-        what = f"The group mysql is {named(servers)}; it takes one host at most."
-        yield finding("site", what, "Name one host in the group mysql.")
-    for name in ("airflow_database_name", "airflow_database_username") if servers else ():
-        for value, hosts in site.by_value(site.airflow_hosts, name):
-            if value != "airflow":
-                what = f"{name} is '{value}'; on {servers[0]}, of the group mysql, schema and account are both airflow."
-                remedy = f"Remove {name}, which is for a MySQL server of your own (airflow_database_host)."
-                yield finding(hosts, what, remedy)
-    if not servers and site.main and not site.read(site.main[0], "airflow_database_host", ""):
-        yield finding(
-            "site",
-            "Both the group mysql and airflow_database_host are empty.",
-            "Name one host in the group mysql to have MySQL installed there, or set airflow_database_host to "
-            "the name of your MySQL server.",
-        )
-
-
 CHECKS = (
     check_groups,
     check_names,
@@ -376,7 +356,6 @@ CHECKS = (
     check_settings,
     check_celery_settings,
     check_components,
-    check_database,
 )
 
 

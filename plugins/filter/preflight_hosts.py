@@ -160,15 +160,52 @@ def tls_findings(error, host, variable, server):
         what = f"{variable} is {server}, and {host} cannot verify a TLS connection to this server: {error}"
         remedy = (
             f"Give the server a certificate that names {server}; when the host does not trust its authority, set "
-            "airflow_database_authority to the authority's file. Or set airflow_database_ssl to false: passwords and "
-            "data then cross the network unencrypted."
+            "airflow_database_authority to the authority's file. For a managed database, whose certificate has another "
+            "name, set airflow_database_ssl_verify_identity to false. Or set airflow_database_ssl to false: passwords "
+            "and data then cross the network unencrypted."
         )
         yield finding(host, what, remedy)
 
 
+def broker_findings(result, host, server, port, username, password_file):
+    """RESULT is that of redis_ping.py, or of a task that was skipped, because there is no file with the password."""
+    what = f"airflow_broker_host is {server}, and "
+    if result.get("skipped"):
+        what += f"{password_file} does not exist, which has the password of the Redis server."
+        remedy = (
+            "Write the password to this file, or run playbooks/secrets.yml, and give Redis the password in the file."
+        )
+        return [finding(host, what, remedy)]
+    if result["rc"] == 0:
+        return []
+    # A traceback ends with the error.
+    error = (result["stderr"].strip().splitlines() or [f"the attempt ended with code {result['rc']}"])[-1]
+    if error.startswith("TLS: "):
+        what += f"{host} cannot verify a TLS connection to port {port} of this server: {error}"
+        remedy = (
+            f"Give the server a certificate that names {server}; when the host does not trust its authority, set "
+            "airflow_broker_authority to the authority's file. Or set airflow_broker_ssl to false: the password and "
+            "what tasks are told then cross the network unencrypted."
+        )
+    elif error.startswith("Redis: "):
+        account = f"the user {username} (airflow_broker_username)" if username else "the user default"
+        what += f"the server does not serve {account} on {host}: {error.removeprefix('Redis: ')}"
+        remedy = f"Correct airflow_broker_username, airflow_broker_db or {password_file}, or the user on the server."
+    else:
+        what += f"{host} gets no answer from its port {port}: {error}"
+        names = "airflow_broker_host, airflow_broker_port or airflow_broker_ssl"
+        remedy = f"Correct {names}, start the server, or open the firewall."
+    return [finding(host, what, remedy)]
+
+
 class FilterModule:
     def filters(self):
-        return {
-            function.__name__: function
-            for function in (clock_findings, database_findings, nas_findings, python_findings, system_findings)
-        }
+        functions = (
+            broker_findings,
+            clock_findings,
+            database_findings,
+            nas_findings,
+            python_findings,
+            system_findings,
+        )
+        return {function.__name__: function for function in functions}

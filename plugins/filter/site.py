@@ -7,7 +7,7 @@ import hashlib
 import ipaddress
 import json
 import re
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 AIRFLOW_GROUPS = ("airflow_main", "airflow_celery", "airflow_edge")
 CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
@@ -95,9 +95,19 @@ def _name_of(option: str) -> str:
     return OPPOSITES.get(name, name)
 
 
+def url_host(host: str) -> str:
+    """Return a host as URLs write it: an IPv6 address is in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def host_port(host: str, port: int | str) -> str:
-    """Return HOST:PORT as URLs write it: an IPv6 address is in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    """Return HOST:PORT as URLs write it."""
+    return f"{url_host(host)}:{port}"
+
+
+def url_account(username: str, password: str) -> str:
+    """Return USERNAME:PASSWORD as URLs write it: every other character than a letter or a digit is encoded."""
+    return ":".join(quote(str(text), safe="") for text in (username, password))
 
 
 def site_ports(site: dict, host: str, groups: dict, variables: dict) -> list[dict]:
@@ -145,16 +155,16 @@ def certificate_hosts(groups: dict, hostvars: dict) -> dict[str, list[str]]:
         names = [host, hostvars[host]["site_address"]]
         if host in proxies:
             names += [*hostvars[host].get("certificates_names", []), *sorted(urls)]
-        hosts[host] = list(dict.fromkeys(f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in names))
+        hosts[host] = list(dict.fromkeys(map(_alternative_name, names)))
     return hosts
 
 
-def _is_address(name: str) -> bool:
+def _alternative_name(name: str) -> str:
     try:
-        ipaddress.ip_address(name)
+        # As a certificate has the address: of IPv6 there are several spellings.
+        return f"IP:{ipaddress.ip_address(name)}"
     except ValueError:
-        return False
-    return True
+        return f"DNS:{name}"
 
 
 def trusted_keys(public_key: str, known: str, previous: int | str = 1) -> str:
@@ -185,4 +195,6 @@ class FilterModule:
             "package_alternatives": package_alternatives,
             "site_ports": site_ports,
             "trusted_keys": trusted_keys,
+            "url_account": url_account,
+            "url_host": url_host,
         }

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -64,6 +65,14 @@ def test_the_first_known_alternative_is_installed_or_the_last(site):
 )
 def test_an_ipv6_address_is_in_brackets(site, host, text):
     assert site.host_port(host, 1) == text
+    assert site.url_host(host) == text.removesuffix(":1")
+
+
+def test_an_account_may_have_any_character(site):
+    account = site.url_account("a/b", "p@:/?#%[] \u00e4")
+    url = urlsplit(f"rediss://{account}@host:1/0")
+    assert (url.hostname, unquote(url.username), unquote(url.password)) == ("host", "a/b", "p@:/?#%[] \u00e4")
+    assert site.url_account("", "x") == ":x"
 
 
 SITE = {

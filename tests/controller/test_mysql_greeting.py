@@ -69,21 +69,31 @@ def test_tls_is_not_tried_unless_it_is_asked_for(ask):
 
 
 def test_a_server_without_tls(ask):
-    assert ask("127.0.0.1", "tls", capabilities=0) == "TLS: the server has no certificate\n"
+    assert ask("127.0.0.1", "VERIFY_IDENTITY", capabilities=0) == "TLS: the server has no certificate\n"
 
 
 def test_an_authority_that_the_host_does_not_trust(ask):
-    assert "TLS: [SSL: CERTIFICATE_VERIFY_FAILED]" in ask("127.0.0.1", "tls")
+    assert "TLS: [SSL: CERTIFICATE_VERIFY_FAILED]" in ask("127.0.0.1", "VERIFY_IDENTITY")
 
 
 def test_an_authority_of_the_users_own(ask, certificate):
-    assert ask("127.0.0.1", "tls", authorities=certificate.read_text()) == ""
+    assert ask("127.0.0.1", "VERIFY_IDENTITY", authorities=certificate.read_text()) == ""
 
 
 def test_a_certificate_that_names_another_host(ask, certificate):
-    said = ask("localhost", "tls", authorities=certificate.read_text())
+    said = ask("localhost", "VERIFY_IDENTITY", authorities=certificate.read_text())
     assert "certificate is not valid for 'localhost'" in said
 
 
 def test_an_authority_that_is_none(ask):
-    assert ask("127.0.0.1", "tls", authorities="not a certificate").startswith("TLS: ")
+    assert ask("127.0.0.1", "VERIFY_IDENTITY", authorities="not a certificate").startswith("TLS: ")
+
+
+def test_a_certificate_that_needs_no_name_but_an_authority(ask, certificate):
+    """VERIFY_CA: the authorities that the host trusts do not count."""
+    assert ask("localhost", "VERIFY_CA", authorities=certificate.read_text()) == ""
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=other -keyout /dev/null"
+    )
+    foreign = subprocess.run(command.split(), check=True, capture_output=True, text=True).stdout  # noqa: S603
+    assert "TLS: [SSL: CERTIFICATE_VERIFY_FAILED]" in ask("localhost", "VERIFY_CA", authorities=foreign)

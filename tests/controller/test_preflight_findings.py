@@ -10,7 +10,7 @@ from docs.variables import ROOT, options_of, roles
 VARIABLES = yaml.safe_load((ROOT / "roles/preflight/vars/main.yml").read_text())
 PLUGINS = [
     runpy.run_path(str(ROOT / f"plugins/filter/{name}.py"))
-    for name in ("preflight", "preflight_hosts", "preflight_limit")
+    for name in ("preflight", "preflight_external", "preflight_hosts", "preflight_limit")
 ]
 FILTERS = {name: function for plugin in PLUGINS for name, function in plugin["FilterModule"]().filters().items()}
 LISTS, SETTINGS = PLUGINS[0]["LISTS"], PLUGINS[0]["SETTINGS"]
@@ -46,7 +46,7 @@ def test_a_good_inventory():
     assert inventory(tables=True) == []
 
 
-@pytest.mark.parametrize("group", ["airflow_main", "airflow_edge", "airflow_celery", "redis"])
+@pytest.mark.parametrize("group", ["airflow_main", "airflow_edge", "airflow_celery"])
 def test_an_empty_group(group):
     groups = {group: [], "reverse_proxy": []}
     assert f"The group {group} is empty" in the_only(inventory(groups=groups))["what"]
@@ -160,13 +160,66 @@ def test_a_celery_worker_among_the_components():
     assert "the group airflow_celery says where" in found["what"]
 
 
-def test_the_database():
-    name = the_only(inventory({"airflow_database_name": "other"}))
-    assert name["what"].startswith("airflow_database_name is 'other'; on main1")
-    own = {"mysql": []}
-    assert "airflow_database_host are empty" in the_only(inventory(groups=own))["what"]
-    assert inventory({"airflow_database_host": "db", "airflow_database_name": "other"}, groups=own) == []
-    assert "takes one host at most" in the_only(inventory(groups={"mysql": ["main1", "edge1"]}))["what"]
+def external(common=None, groups=None, **hosts):
+    return FILTERS["external_findings"](GROUPS | (groups or {}), hostvars(common, **hosts))
+
+
+SERVICES = [("mysql", "airflow_database"), ("redis", "airflow_broker")]
+
+
+@pytest.mark.parametrize(("group", "prefix"), SERVICES)
+def test_a_service_has_one_server(group, prefix):
+    assert external() == []
+    none = the_only(external(groups={group: []}))
+    assert none["what"] == f"Both the group {group} and {prefix}_host are empty."
+    assert external({f"{prefix}_host": "server"}, groups={group: []}) == []
+    two = the_only(external(groups={group: ["main1", "edge1"]}))
+    assert two["what"] == f"The group {group} is main1, edge1; it takes one host at most."
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("airflow_database_host", "db"),
+        ("airflow_database_name", "other"),
+        ("airflow_database_ssl_verify_identity", False),
+        ("airflow_broker_host", "broker"),
+        ("airflow_broker_username", "other"),
+        ("airflow_broker_authority", "/other.pem"),
+    ],
+)
+def test_an_input_of_a_server_that_is_not_used_is_refused(name, value):
+    group = "mysql" if "database" in name else "redis"
+    found = the_only(external({name: value}))
+    assert found["what"].startswith(f"{name} is '{value}', but Airflow uses the")
+    assert found["what"].endswith(f"on main1, of the group {group}.")
+
+
+def test_inputs_as_they_are_by_default_and_those_of_every_server_are_accepted():
+    assert external({"airflow_database_ssl": "true", "airflow_broker_db": 0, "airflow_database_clients": ["a"]}) == []
+
+
+def test_hosts_that_would_not_find_each_others_tasks():
+    own = {"redis": [], "airflow_celery": ["main1", "celery1"]}
+    common = {"airflow_broker_host": "broker"}
+    # A host may reach the server by an address of its own.
+    assert external(common, own, celery1={"airflow_broker_host": "192.0.2.1"}) == []
+    found = the_only(external(common, own, celery1={"airflow_broker_db": 1}))
+    assert found["what"] == "airflow_broker_db is '0' on main1 and '1' on celery1."
+    assert (
+        "airflow_broker_port is '6379/0'"
+        in the_only(external(common | {"airflow_broker_port": "6379/0"}, own, celery1={}))["what"]
+    )
+
+
+def test_a_certificate_without_the_name_needs_its_authority():
+    own, common = {"mysql": []}, {"airflow_database_host": "db", "airflow_database_ssl_verify_identity": False}
+    found = the_only(external(common, own))
+    assert found["what"].startswith(
+        "airflow_database_ssl_verify_identity is 'False', and airflow_database_authority is empty"
+    )
+    assert external(common | {"airflow_database_authority": "/a.pem"}, own) == []
+    assert external(common | {"airflow_database_ssl": False}, own) == []
 
 
 @pytest.mark.parametrize("old", VARIABLES["__preflight_renamed"])
@@ -472,6 +525,29 @@ def test_the_database_server():
     assert the_only(database("5.7.44"))["what"] == "airflow_database_host is db, which runs MySQL 5.7.44."
     tls = the_only(database("8.4.6", error="TLS: wrong name"))
     assert "cannot verify a TLS connection to this server: TLS: wrong name" in tls["what"]
+
+
+def broker(code=0, error="", username="", **result):
+    result = result or {"rc": code, "stderr": error}
+    return FILTERS["broker_findings"](result, "main1", "redis.example.com", 6380, username, "/s/redis_password")
+
+
+def test_the_broker():
+    assert broker() == []
+    missing = the_only(broker(skipped=True))
+    assert "/s/redis_password does not exist" in missing["what"]
+    assert "run playbooks/secrets.yml, and give Redis" in missing["remedy"]
+    silent = the_only(broker(1, "[Errno 111] Connection refused\n"))
+    assert silent["what"].endswith("main1 gets no answer from its port 6380: [Errno 111] Connection refused")
+    assert "airflow_broker_port" in silent["remedy"]
+    refused = the_only(broker(1, "Redis: WRONGPASS invalid username-password pair", "kim"))
+    assert "does not serve the user kim (airflow_broker_username) on main1: WRONGPASS" in refused["what"]
+    assert "the user default on main1" in the_only(broker(1, "Redis: NOPERM"))["what"]
+    untrusted = the_only(broker(1, "TLS: CERTIFICATE_VERIFY_FAILED"))
+    assert "cannot verify a TLS connection to port 6380" in untrusted["what"]
+    assert "airflow_broker_authority" in untrusted["remedy"]
+    crashed = the_only(broker(1, "Traceback\n  File\nValueError: what happened"))
+    assert crashed["what"].endswith("ValueError: what happened")
 
 
 def test_the_database_server_of_the_site():

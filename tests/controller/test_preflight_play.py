@@ -57,7 +57,7 @@ def test_everything_that_is_wrong_is_said_at_once(site):
     assert [what for _, what, _ in found] == [
         "nas_mount_src is '/srv'; it has to be a share, as server:/path.",
         "airflow_edge_queues is the text 'a_queue', and has to be a list.",
-        "airflow_database_name is 'other'; on main1, of the group mysql, schema and account are both airflow.",
+        "airflow_database_name is 'other', but Airflow uses the MySQL server on main1, of the group mysql.",
     ]
     assert {host for host, _, _ in found} == {"main1 and 1 more"}
 

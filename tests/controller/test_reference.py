@@ -25,7 +25,7 @@ READMES = sorted((ROOT / "roles").glob("*/README.md"))
 PREFIXES = "|".join(sorted((f"{role}_" for role in ROLES if role != "preflight"), key=len, reverse=True))
 LIKE_A_VARIABLE = re.compile(
     r"(?<![\w/-])(?<!community\.mysql\.)"
-    rf"(?:{PREFIXES}|api_|jwt_|certificates_|airflow_database_|airflow_url|secrets_directory)\w*"
+    rf"(?:{PREFIXES}|api_|jwt_|certificates_|airflow_(?:broker|database)_|airflow_url|secrets_directory)\w*"
     r"(?!\w|\.(?:py|sh|md|ya?ml|j2|service)\b)"
 )
 # Secrets' files, and Airflow's own options.

@@ -12,7 +12,7 @@ ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir()
 # Inputs of the site, which belong to no other role and have no role's prefix.
 SITE_INPUTS = set(specs("preflight")["main"]["options"])
 # Numbers that count nothing.
-NUMBERS = re.compile(r"_(port|uid|gid)$")
+NUMBERS = re.compile(r"_(db|port|uid|gid)$")
 # A key of vars or set_fact, a register or loop_var, a name of Jinja's.
 PRIVATE_MADE = re.compile(
     r"(?:^\s*(?:- )?|[{,] ?)(__\w+):|(?:register|loop_var): (__\w+)|\{%-? (?:set|for) (__\w+)", re.MULTILINE
