@@ -65,10 +65,30 @@ def elsewhere(main1):
     main1.check_output("systemctl start airflow-celery-worker.service")
 
 
-def test_the_pipeline_runs_on_the_second_host(airflow, elsewhere):
+@pytest.fixture
+def unknown(main1, out1):
+    """The second host calls itself by a name that main cannot resolve, and that means 127.0.1.1 on the host itself."""
+    for host in (main1, out1):
+        host.check_output("cp /etc/hosts /root/hosts; sed '/ out1$/d' /root/hosts >/etc/hosts")
+    out1.check_output("echo '127.0.1.1 celery2.invalid celery2' >>/etc/hosts; hostname celery2")
+    out1.check_output("systemctl restart airflow-celery-worker.service")
+    yield
+    out1.check_output("hostname out1.lab.test")
+    for host in (main1, out1):
+        host.check_output("mv /root/hosts /etc/hosts")
+    out1.check_output("systemctl restart airflow-celery-worker.service")
+
+
+def test_the_pipeline_runs_on_the_second_host_and_main_shows_its_logs(airflow, elsewhere, unknown, main1, out1):
+    assert out1.check_output("hostname --fqdn") == "celery2.invalid"
+    assert main1.run("getent hosts out1 celery2 celery2.invalid").rc != 0
     done = run_pipeline(airflow)
     assert done["consumer"]["state"] == "success"
-    assert airflow.task(done["consumer"], "process_file_from_nas")["hostname"].startswith("out1")
+    assert airflow.task(done["consumer"], "process_file_from_nas")["hostname"] == address("out1")
+    log = airflow.log(done["consumer"], "process_file_from_nas")
+    # Where the log is from, and what the task printed.
+    assert f"http://{address('out1')}:8793/log/dag_id=consumer_dag" in log
+    assert re.search("process_file_from_nas read .* on celery2", log)
 
 
 @pytest.mark.parametrize("host", ["main1", "out1"])
