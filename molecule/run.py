@@ -71,7 +71,7 @@ TABLE = [
     Job("preflight", "test", "roles", molecule("preflight", ON_LAB) + DESTROY_LAB, after=("mysql",)),
     *(
         Job(name, "test-more", name, molecule(name))
-        for name in ("feeds", "long", "rotation", "celery", "proxy", "variables", "endurance")
+        for name in ("feeds", "long", "rotation", "celery", "external", "proxy", "variables", "endurance")
     ),
 ]
 
