@@ -271,10 +271,6 @@ def test_the_environment_of_an_inventory_comes_before_what_the_role_sets(ask):
     assert [line for line in lines if line.startswith("PATH=")][-1].startswith('PATH="/opt/airflow/venv/bin:')
 
 
-def test_addresses_of_ipv6_are_in_brackets_in_urls(ask):
-    main = {"airflow_main": {"hosts": {"main1": {"ansible_host": "2001:db8::10"}}}}
-
-
 IPV6 = {
     "airflow_main": {"hosts": {"main1": {"ansible_host": "2001:db8::10"}}},
     "airflow_edge": {"hosts": {"edge1": {"ansible_host": "2001:db8::20"}}},
