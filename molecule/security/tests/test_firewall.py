@@ -128,6 +128,9 @@ def opened(namespace):
             [22],
             [2049],
         ),
+        # The range has 3306, and 2049 is open over UDP alone. Sources may contain each other.
+        ({"firewall_ports": [{"port": "3000-4000"}, {"port": 2049, "protocol": "udp"}]}, [22, 3306], [3306]),
+        ({"firewall_ssh_sources": ["10.113.255.0/24", STRANGER, "0.0.0.0/0", "::/0"]}, [22], [22]),
     ],
 )
 def test_what_the_rules_admit(names, tmp_path, variables, controller, stranger):
@@ -136,6 +139,27 @@ def test_what_the_rules_admit(names, tmp_path, variables, controller, stranger):
     assert opened(names[2]) == stranger
     # The host itself, and what goes out.
     assert opened(names[0]) == PORTS
+
+
+def test_rules_of_other_protocols_and_of_ipv6_load(names, tmp_path):
+    """Also from what nft lists: with that, a load is undone."""
+    host, addresses = names[0], ["192.0.2.0/24", "192.0.2.7", "2001:db8::/32"]
+    protocols = [{"protocol": "gre", "sources": addresses}, {"protocol": "47"}, {"protocol": 50}]
+    ports = [{"protocol": "sctp", "port": "5000-5010", "sources": addresses}, {"protocol": "17", "port": 51820}]
+    load(host, rules(tmp_path / "airflow.nft", firewall_ports=protocols + ports))
+    listed = run("ip", "netns", "exec", host, "nft", "--numeric", "list", "table", "inet", "airflow")
+    for rule in (
+        "ip saddr 192.0.2.0/24 meta l4proto 47 accept",
+        "ip6 saddr 2001:db8::/32 meta l4proto 47 accept",
+        "ip saddr 192.0.2.0/24 sctp dport 5000-5010 accept",
+        "udp dport 51820 accept",
+        "meta l4proto 50 accept",
+    ):
+        assert rule in listed.replace("{ ", "").replace(" }", ""), listed
+    saved = tmp_path / "saved.nft"
+    saved.write_text(f"table inet airflow\ndelete table inet airflow\n{listed}")
+    load(host, saved)
+    assert run("ip", "netns", "exec", host, "nft", "--numeric", "list", "table", "inet", "airflow") == listed
 
 
 def test_other_tables_are_left_alone(names, tmp_path):
