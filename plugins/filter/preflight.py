@@ -29,6 +29,7 @@ LISTS = (
     "airflow_main_components",
     "airflow_main_proxy_addresses",
     "certificates_names",
+    "firewall_cut_listeners",
     "firewall_ssh_sources",
     "nas_mount_options",
     "preflight_accepted",

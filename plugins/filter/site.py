@@ -113,7 +113,7 @@ def url_account(username: str, password: str) -> str:
 def site_ports(site: dict, host: str, groups: dict, variables: dict) -> list[dict]:
     """Return the ports of a host that the site needs, as the role firewall takes them: port and sources.
 
-    `site` has what follows from the inventory (playbooks/hosts.yml), `variables` are the host's own. No sources means
+    `site` has what follows from the inventory (playbooks/group_vars), `variables` are the host's own. No sources means
     everybody.
     """
 

@@ -21,6 +21,7 @@ COMMON = {
     "airflow_url": "https://main1",
     "nas_mount_src": "nas1:/srv",
     "secrets_directory": "/nowhere/secrets",
+    "firewall_ssh_sources": ["198.51.100.0/24"],
     "reverse_proxy_port": 443,
     "site_nas_path": "/opt/airflow/filestorage",
 }

@@ -15,6 +15,7 @@ VARIABLES = {
     "airflow_url": "https://main1",
     "nas_mount_src": "nas1:/srv",
     "secrets_directory": "{{ inventory_dir }}/../../secrets/production",
+    "firewall_ssh_sources": ["198.51.100.0/24"],
     # Nobody answers there; a play that gets so far fails.
     "ansible_host": "192.0.2.1",
     "ansible_ssh_common_args": "-o ConnectTimeout=1",
@@ -53,11 +54,13 @@ def refuse(inventory, playbook="preflight.yml", *arguments):
 
 
 def test_everything_that_is_wrong_is_said_at_once(site):
-    found = refuse(site(airflow_edge_queues="a_queue", nas_mount_src="/srv", airflow_database_name="other"))
+    wrong = {"airflow_edge_queues": "a_queue", "nas_mount_src": "/srv", "airflow_database_name": "other"}
+    found = refuse(site(**wrong, firewall_ssh_sources=[]))
     assert [what for _, what, _ in found] == [
         "nas_mount_src is '/srv'; it has to be a share, as server:/path.",
         "airflow_edge_queues is the text 'a_queue', and has to be a list.",
         "airflow_database_name is 'other', but Airflow uses the MySQL server on main1, of the group mysql.",
+        "firewall_ssh_sources is empty: SSH would be admitted from the address of this run alone.",
     ]
     assert {host for host, _, _ in found} == {"main1 and 1 more"}
 

@@ -85,6 +85,7 @@ def test_services_that_other_hosts_use_listen_everywhere_over_tls(ask):
             "redis": "{{ [redis_bind, redis_certificate | trim] }}",
             "database": "{{ [site_database.host, site_database.ssl] }}",
             "clients": "{{ site_celery_addresses }}",
+            "ports": "{{ site_open_ports }}",
         },
         roles=["mysql", "redis"],
         groups=TWO_CELERY_HOSTS,
@@ -93,6 +94,8 @@ def test_services_that_other_hosts_use_listen_everywhere_over_tls(ask):
     assert said["redis"] == ["0.0.0.0 ::", "main1.pem in a file"]
     assert said["database"] == ["192.0.2.10", True]
     assert said["clients"] == ["192.0.2.10", "2001:db8::30"]
+    ports = {port["port"]: port["sources"] for port in said["ports"]}
+    assert ports == {443: [], 3306: said["clients"], 6379: said["clients"]}
 
 
 def test_workers_are_hosts_that_only_run_tasks(ask):
