@@ -36,7 +36,7 @@ HOSTS = {
     "edge2": Spec(15, "trixie", "4G", 1500),
 }
 # The default of a command that names no host. out1 is the world outside (lab/outside.yml), edge2 a new host of the
-# scenario airflow_edge; whoever needs out1 or edge2 names them.
+# scenarios airflow_edge and firewall; whoever needs out1 or edge2 names them.
 SITE = ["nas1", "main1", "edge1"]
 # The hosts' own names are fully qualified.
 DOMAIN = "lab.test"

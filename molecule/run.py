@@ -66,8 +66,9 @@ TABLE = [
     Job("nas", "test", "roles", DESTROY_LAB + molecule("nas", ON_LAB)),
     Job("airflow_dags", "test", "roles", molecule("airflow_dags", ON_LAB), after=("nas",)),
     Job("redis", "test", "roles", molecule("redis", ON_LAB), after=("airflow_dags",)),
+    Job("firewall", "test", "roles", molecule("firewall", ON_LAB), after=("redis",)),
     # Beside outages, which waits most of the time.
-    Job("mysql", "test", "roles", molecule("mysql", ON_LAB), after=("redis",), also_after=("default", "airflow_edge")),
+    Job("mysql", "test", "roles", molecule("mysql", ON_LAB), ("redis",), ("firewall", "default", "airflow_edge")),
     Job("preflight", "test", "roles", molecule("preflight", ON_LAB) + DESTROY_LAB, after=("mysql",)),
     *(
         Job(name, "test-more", name, molecule(name))
