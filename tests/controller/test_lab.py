@@ -37,7 +37,7 @@ def test_a_scenario_may_choose_the_suite_of_a_host_that_has_no_disk_yet(tmp_path
     monkeypatch.setattr(images, "image", Path)
     monkeypatch.setattr("lab.ROOT", tmp_path)
     lab = Lab("test")
-    assert (str(lab.hosts["out1"].image()), str(lab.hosts["edge1"].image())) == ("forky", "trixie")
+    assert (str(lab.hosts["out1"].image()), str(lab.hosts["edge1"].image())) == ("forky", "bookworm")
     lab.state.mkdir(parents=True)
     lab.hosts["out1"].disk.touch()
     lab.hosts["out1"].base.write_text("trixie\n")
