@@ -67,9 +67,17 @@ TABLE = [
     Job("airflow_dags", "test", "roles", molecule("airflow_dags", ON_LAB), after=("nas",)),
     Job("redis", "test", "roles", molecule("redis", ON_LAB), after=("airflow_dags",)),
     Job("firewall", "test", "roles", molecule("firewall", ON_LAB), after=("redis",)),
+    # On a host without MySQL.
+    Job("preflight", "test", "roles", molecule("preflight", ON_LAB), after=("redis",), also_after=("firewall",)),
     # Beside outages, which waits most of the time.
-    Job("mysql", "test", "roles", molecule("mysql", ON_LAB), ("redis",), ("firewall", "default", "airflow_edge")),
-    Job("preflight", "test", "roles", molecule("preflight", ON_LAB) + DESTROY_LAB, after=("mysql",)),
+    Job(
+        "mysql",
+        "test",
+        "roles",
+        molecule("mysql", ON_LAB) + DESTROY_LAB,
+        after=("redis",),
+        also_after=("firewall", "preflight", "default", "airflow_edge"),
+    ),
     *(
         Job(name, "test-more", name, molecule(name))
         for name in ("feeds", "long", "rotation", "celery", "external", "proxy", "variables", "endurance")

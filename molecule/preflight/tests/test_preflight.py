@@ -147,7 +147,7 @@ def test_hosts_with_services_data_and_accounts_of_somebody_else(foreign):
         "The file system of /opt/airflow has",
         "airflow_base_uid is 50000, the uid of the account kim there",
         "airflow_base_gid is 50000, the gid of the group kim there",
-        "There is no way to TCP port 443 of main1 (airflow_url, https://main1):",
+        "There is no way to TCP port 443 of main1.lab.test (airflow_url, https://main1.lab.test):",
         "nas_server_path is /srv/foreign, which has files there and belongs to uid 0 and gid 0.",
     ):
         assert what in said, what
@@ -225,7 +225,7 @@ def test_a_fernet_key_that_cannot_read_what_is_there(main1, playbook):
         said = play(playbook)
     finally:
         main1.check_output("rm /etc/airflow/airflow.env")
-    assert "/secrets/fernet_key is not the key with which main1 encrypts connections and variables" in said
+    assert "/fernet_key is not the key with which main1 encrypts connections and variables" in said
     assert "kkk" not in said
 
 
