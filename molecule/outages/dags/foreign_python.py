@@ -6,6 +6,8 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.python import ExternalPythonOperator
 from airflow.sdk import DAG, task
 
+# Airflow bars tasks from the database by a value of this variable with which no command of Airflow starts.
+VERSION = "env -u AIRFLOW__DATABASE__SQL_ALCHEMY_CONN airflow version"
 PREFIX = 'python -c "import sys; print(sys.prefix)"'
 
 
@@ -22,7 +24,7 @@ def command():
 with DAG("foreign_python", schedule=None, start_date=datetime(2025, 1, 1)):
     for name, where in {"celery": {}, "edge": {"executor": "EdgeExecutor", "queue": "edge_queue"}}.items():
         BashOperator(task_id=f"python_on_{name}", bash_command=PREFIX, **where)
-        BashOperator(task_id=f"airflow_on_{name}", bash_command="airflow version", **where)
+        BashOperator(task_id=f"airflow_on_{name}", bash_command=VERSION, **where)
         ExternalPythonOperator(
             task_id=f"external_on_{name}",
             python="/usr/bin/python3",
