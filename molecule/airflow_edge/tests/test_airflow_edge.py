@@ -26,7 +26,7 @@ CLIENT = """
 import httpx, os, ssl
 print(os.environ["TEXT"])
 print(os.environ["HTTPS_PROXY"])
-print(httpx.get("https://main1/execution/health", verify=ssl.create_default_context()).status_code)
+print(httpx.get("https://main1.lab.test/execution/health", verify=ssl.create_default_context()).status_code)
 """
 
 
