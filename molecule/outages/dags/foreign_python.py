@@ -6,8 +6,8 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.python import ExternalPythonOperator
 from airflow.sdk import DAG, task
 
-# Airflow bars tasks from the database by a value of this variable with which no command of Airflow starts.
-VERSION = "env -u AIRFLOW__DATABASE__SQL_ALCHEMY_CONN airflow version"
+# Airflow bars tasks from the database by a value of these variables with which no command of Airflow starts.
+VERSION = "env -u AIRFLOW__DATABASE__SQL_ALCHEMY_CONN -u AIRFLOW__CORE__SQL_ALCHEMY_CONN airflow version"
 PREFIX = 'python -c "import sys; print(sys.prefix)"'
 
 
