@@ -20,7 +20,7 @@ def make_certificate(host, name, days=9):
     files = (f"/etc/ssl/{name}.pem", f"/etc/ssl/{name}.key")
     host.check_output(
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days %s -subj /CN=%s"
-        " -addext subjectAltName=DNS:%s -out %s -keyout %s", str(days), name, name, *files
+        " -addext subjectAltName=DNS:%s,DNS:%s.lab.test -out %s -keyout %s", str(days), name, name, name, *files
     )  # fmt: skip
     return [host.check_output(f"cat {file}") + "\n" for file in files]
 
