@@ -26,7 +26,8 @@ CLIENT = """
 import httpx, os, ssl
 print(os.environ["TEXT"])
 print(os.environ["HTTPS_PROXY"])
-print(httpx.get("https://main1.lab.test/execution/health", verify=ssl.create_default_context()).status_code)
+# A CPU that other hosts use, too, can need longer than the five seconds that httpx waits unless told otherwise.
+print(httpx.get("https://main1.lab.test/execution/health", verify=ssl.create_default_context(), timeout=60).status_code)
 """
 
 
