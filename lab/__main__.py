@@ -32,9 +32,9 @@ def main() -> None:
             die(f"there is no host {host!r}; there are {', '.join(HOSTS)}")
     if arguments.command != "status":
         require_rights()
-    # `stop` leaves nothing running, and `status` leaves nothing out.
-    default = list(HOSTS) if arguments.command in ("stop", "status") else SITE
-    hosts = arguments.hosts or os.environ.get("LAB_HOSTS", "").split() or default
+    # `stop` leaves nothing running, and `status` leaves nothing out, whatever a scenario boots.
+    every = arguments.command in ("stop", "status")
+    hosts = arguments.hosts or (list(HOSTS) if every else os.environ.get("LAB_HOSTS", "").split() or SITE)
     getattr(Lab(), arguments.command)(hosts, **({"of": arguments.of} if arguments.of else {}))
 
 

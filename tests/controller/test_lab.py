@@ -74,18 +74,23 @@ def test_an_image_stays_as_long_as_a_disk_or_a_snapshot_stands_on_it(tmp_path, m
 
 @pytest.mark.parametrize(
     ("command", "meant"),
-    [("up", ["nas1", "main1", "edge1"]), ("stop", ["nas1", "main1", "edge1", "out1", "edge2"])],
+    [
+        ("up", ["nas1", "main1", "edge1"]),
+        ("stop", ["nas1", "main1", "edge1", "out1", "edge2"]),
+        ("status", ["nas1", "main1", "edge1", "out1", "edge2"]),
+    ],
 )
-def test_out1_and_edge2_are_no_part_of_the_site_and_are_not_left_running(monkeypatch, command, meant):
+@pytest.mark.parametrize("scenario", [[], ["out1"]])
+def test_out1_and_edge2_are_no_part_of_the_site_and_are_not_left_running(monkeypatch, command, meant, scenario):
     called = []
     monkeypatch.setattr(Lab, command, lambda lab, names: called.extend(names))
     # The command line prints the commands' descriptions.
     getattr(Lab, command).__doc__ = "Do nothing."
     monkeypatch.setattr(__main__, "require_rights", lambda: None)
     monkeypatch.setattr("sys.argv", ["lab", command])
-    monkeypatch.delenv("LAB_HOSTS", raising=False)
+    monkeypatch.setenv("LAB_HOSTS", " ".join(scenario))
     __main__.main()
-    assert called == meant
+    assert called == (scenario if scenario and command == "up" else meant)
 
 
 def test_root_runs_the_same_command_of_this_checkout_from_any_directory(tmp_path, monkeypatch):
