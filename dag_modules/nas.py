@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from airflow.sdk import Asset
+if TYPE_CHECKING:
+    from airflow.sdk import Asset
 
 # What a site has set reaches tasks through the environment of Airflow's units.
 # Where the NAS is mounted on every host.
@@ -36,8 +38,20 @@ def _zone(name: str) -> ZoneInfo:
 TIME_ZONE = _zone(os.environ.get("AIRFLOW__CORE__DEFAULT_TIMEZONE") or "Asia/Seoul")
 # Seconds that a reader waits for a file: another host's NFS client can show it late.
 PATIENCE = 30
-# "A file arrived on the NAS"; the extra of its events is the file's manifest.
-nas_filestorage = Asset("nas_filestorage")
+# The Asset "a file arrived on the NAS"; the extra of its events is the file's manifest.
+ARRIVALS = "nas_filestorage"
+
+
+def __getattr__(name: str) -> Asset:
+    """Make the Asset when it is asked for: a controller, which checks feeds, has no Airflow.
+
+    :raises AttributeError: there is no such name in this module.
+    """
+    if name != ARRIVALS:
+        raise AttributeError(f"module nas has no {name}")
+    from airflow.sdk import Asset
+
+    return Asset(ARRIVALS)
 
 
 def day_of(logical_date: datetime | None, run_after: datetime, zone: tzinfo = TIME_ZONE) -> date:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-
-from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, PokeReturnValue, dag, task
+from typing import TYPE_CHECKING
 
 from feed.model import Feed
 from nas import day_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
 
 
 def dags(stub: str) -> tuple[DAG, DAG]:
@@ -35,7 +37,10 @@ def _attempts(feed: Feed) -> dict:
     }
 
 
+# Airflow is imported where DAGs are made: a controller checks feeds without Airflow.
 def _fetch_dag(feed: Feed) -> DAG:
+    from airflow.sdk import Asset, CronTriggerTimetable, PokeReturnValue, dag, task
+
     arrival = Asset(feed.name)
 
     @dag(
@@ -58,7 +63,7 @@ def _fetch_dag(feed: Feed) -> DAG:
             outlets=[arrival],
             **_attempts(feed),
         )
-        def fetch(dag_run=None, logical_date=None, outlet_events=None) -> PokeReturnValue:
+        def fetch(dag_run=None, logical_date=None, outlet_events=None):
             """Bring the day's file from the outside service to the NAS."""
             from feed.fetch import NotThereYet, fetch_file
 
@@ -79,6 +84,8 @@ def _fetch_dag(feed: Feed) -> DAG:
 
 
 def _load_dag(feed: Feed) -> DAG:
+    from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, task
+
     arrival = Asset(feed.name)
 
     @dag(

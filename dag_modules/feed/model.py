@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from croniter import CroniterBadDateError, croniter
 from pydantic import (
     AfterValidator,
@@ -283,7 +282,7 @@ class Feed(Part):
             raise ValueError("name either a format (csv, json, jsonl, fixed, rfc822) or a parser (module:function)")
         if self.catchup and "start_date" not in self.model_fields_set:
             raise ValueError("catchup needs a start_date: every day since then is fetched")
-        if self.name == nas.nas_filestorage.name:
+        if self.name == nas.ARRIVALS:
             raise ValueError("an Asset has this name already: give the file another one")
         if self.delimiter in "\r\n":
             raise ValueError("delimiter: a line's end separates records: write the character between two fields")
@@ -354,6 +353,9 @@ class Feed(Part):
         :raises AirflowSkipException: then: skip.
         :raises AirflowFailException: then: fail; without further attempts.
         """
+        # Not at the top: a controller checks feeds without Airflow.
+        from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
         if datetime.now(self.zone) - run_after > self.late.give_up_after:
             message = f"{late}, {self.late.give_up_after} after the run's time (late.give_up_after)"
             raise (AirflowSkipException if self.late.then == "skip" else AirflowFailException)(message)
