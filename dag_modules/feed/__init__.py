@@ -1,7 +1,8 @@
 """Feeds as data: each feeds/NAME.yml becomes NAME_fetch, which runs on the edge, and NAME_load, which runs on Celery.
 
 docs/feeds.md says how to write one. The modules: model (what may stand in the file), fetch (from the outside service to
-the NAS), parse (from a file to records), values (from a value to what a column gets), load (from records to MySQL).
+the NAS), parse (from a file to records), values (from a value to what a column gets), load (from records to MySQL), tell
+(by mail or webhook). The command airflow-feed: check (without Airflow) and days (on the main server).
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ def _attempts(feed: Feed) -> dict:
 def _fetch_dag(feed: Feed) -> DAG:
     from airflow.sdk import Asset, CronTriggerTimetable, PokeReturnValue, dag, task
 
+    from feed.tell import on_failure, reason_kept
+
     arrival = Asset(feed.name)
 
     @dag(
@@ -51,6 +54,7 @@ def _fetch_dag(feed: Feed) -> DAG:
         tags=["feed"],
         description=feed.description,
         doc_md=feed.text,
+        on_failure_callback=on_failure(feed),
     )
     def fetch_dag():
         # A sensor gives its slot back while the file is not there yet.
@@ -63,17 +67,18 @@ def _fetch_dag(feed: Feed) -> DAG:
             outlets=[arrival],
             **_attempts(feed),
         )
-        def fetch(dag_run=None, logical_date=None, outlet_events=None):
+        def fetch(dag_run=None, logical_date=None, outlet_events=None, ti=None):
             """Bring the day's file from the outside service to the NAS."""
             from feed.fetch import NotThereYet, fetch_file
 
             day = day_of(logical_date, dag_run.run_after, feed.zone) + feed.offset
-            try:
-                manifest = fetch_file(feed, day)
-            except NotThereYet as late:
-                feed.too_late(late, dag_run.run_after)
-                print(f"{late}; looking again in {feed.late.every}")
-                return PokeReturnValue(is_done=False)
+            with reason_kept(feed, ti):
+                try:
+                    manifest = fetch_file(feed, day)
+                except NotThereYet as late:
+                    feed.too_late(late, dag_run.run_after)
+                    print(f"{late}; looking again in {feed.late.every}")
+                    return PokeReturnValue(is_done=False)
             print(f"{manifest['path']}: {manifest['bytes']} bytes, {manifest['rows']} records")
             outlet_events[arrival].extra = manifest
             return PokeReturnValue(is_done=True, xcom_value=manifest)
@@ -85,6 +90,8 @@ def _fetch_dag(feed: Feed) -> DAG:
 
 def _load_dag(feed: Feed) -> DAG:
     from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, task
+
+    from feed.tell import on_failure, reason_kept
 
     arrival = Asset(feed.name)
 
@@ -99,22 +106,25 @@ def _load_dag(feed: Feed) -> DAG:
         tags=["feed"],
         description=feed.description,
         doc_md=feed.text,
+        on_failure_callback=on_failure(feed),
     )
     def load_dag():
         @task(**_attempts(feed))
-        def load(triggering_asset_events=None) -> list[dict]:
+        def load(triggering_asset_events=None, ti=None) -> list[dict]:
             """Load every file that is not in the ledger yet: those of the events, and any other."""
             from feed.load import load_files
 
-            return load_files(feed, [event.extra for event in triggering_asset_events.get(arrival, [])])
+            with reason_kept(feed, ti):
+                return load_files(feed, [event.extra for event in triggering_asset_events.get(arrival, [])])
 
         # Beside the load, not after it: the run is as good as its last tasks.
         @task(**_attempts(feed))
-        def clean_up() -> list[str]:
+        def clean_up(ti=None) -> list[str]:
             """Remove files that are loaded and older than `keep`, and what a power cut left unfinished."""
             from feed.load import remove_old_files
 
-            return remove_old_files(feed)
+            with reason_kept(feed, ti):
+                return remove_old_files(feed)
 
         load()
         clean_up()

@@ -16,6 +16,7 @@ import nas
 from feed.fetch import NEEDED, manifests
 from feed.model import Feed
 from feed.parse import Bad, records
+from feed.tell import tell_rejected
 from feed.values import value_of
 
 # The ledger: what has been loaded. A file that is older than one loaded for its day is `superseded`, and left out.
@@ -103,6 +104,7 @@ def load_files(feed: Feed, announced: list[dict]) -> list[dict]:
         else:
             print("{path}: {state}, {rows_loaded} of {records} records, {rows_rejected} bad".format(**result))
             results.append(result)
+            tell_rejected(feed, result)
     if failed:
         raise OSError("\n".join(failed + refused))
     if refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from datetime import date, datetime, timedelta
 from difflib import get_close_matches
@@ -216,6 +217,8 @@ class Feed(Part):
     empty: Literal["fail", "skip"] = "fail"
     # With the content of the day before: kept and loaded like any other, or the task is skipped, or fails.
     unchanged: Literal["accept", "skip", "fail"] = "accept"
+    # Airflow connection (smtp or http) that tells of a failed or late run, and of rejected records. Default: FEED_TELL.
+    tell: str | None = Field(default_factory=lambda: os.environ.get("FEED_TELL") or None)
     # Of both tasks, with a delay that doubles from retry_delay to max_retry_delay.
     retries: Annotated[int, Field(ge=0)] = 6
     retry_delay: Interval = timedelta(minutes=2)
