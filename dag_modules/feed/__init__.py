@@ -1,8 +1,8 @@
 """Feeds as data: each feeds/NAME.yml becomes NAME_fetch, which runs on the edge, and NAME_load, which runs on Celery.
 
 docs/feeds.md says how to write one. The modules: model (what may stand in the file), fetch (from the outside service to
-the NAS), parse (from a file to records), values (from a value to what a column gets), load (from records to MySQL), tell
-(by mail or webhook). The command airflow-feed: check (without Airflow) and days (on the main server).
+the NAS), parse (from a file to records), values (from a value to what a column gets), load (from records to MySQL) and
+tell (by mail or webhook). The command airflow-feed: check (without Airflow) and days (on the main server).
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def check_sample(path: Path, sample: Path, shown: int) -> bool:
     names = list(load.columns)
     first: list[list[str]] = []
     total, rejects = 0, []
-    for total, values, bad in checked_rows(feed, sample):  # noqa: B007 - how many there are
+    for total, values, bad in checked_rows(feed, sample):
         if bad:
             rejects.append(f"record {total}: {bad.reason}: {bad.text[:RECORD]}")
         elif len(first) < shown:
@@ -149,11 +149,12 @@ def table(names: list[str], types: list[str], rows: list[list[str]]) -> list[str
     """Return the lines of a table: names, types, and rows below them."""
     lines = [names, types, *rows]
     widths = [max(map(_width, cells)) for cells in zip(*lines, strict=True)]
-    padded = [
-        "  ".join(cell + " " * (w - _width(cell)) for cell, w in zip(line, widths, strict=True)) for line in lines
-    ]
-    padded.insert(2, "  ".join("-" * width for width in widths))
-    return [line.rstrip() for line in padded]
+    lines.insert(2, ["-" * width for width in widths])
+    return ["  ".join(map(_padded, line, widths)).rstrip() for line in lines]
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))
 
 
 def _width(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Days that are loaded: what the feed of today would make of their files, and loading them again. On the main server."""
+"""Days that are loaded: what the feed of today would make of their files, and loading them again (main server)."""
 
 from __future__ import annotations
 

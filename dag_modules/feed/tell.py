@@ -76,7 +76,7 @@ def _reason(dag_id: str, task_id: str, run_id: str) -> str | None:
 
 
 def _send(name: str, subject: str, text: str) -> None:
-    """Send through the connection of this name; what goes wrong is printed, without addresses, and nothing is raised."""
+    """Send through a connection; what goes wrong is printed, without addresses, and nothing is raised."""
     try:
         from airflow.sdk import BaseHook
 
