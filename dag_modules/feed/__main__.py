@@ -39,19 +39,35 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; return 0, or 1 when something is wrong, which is printed."""
     given = _parser().parse_args(arguments)
     try:
-        if given.command == "check":
-            feed, *sample = given.paths
-            # One feed and something that is neither a feed nor a directory.
-            if len(sample) == 1 and feed.suffix == ".yml" and sample[0].suffix != ".yml" and not sample[0].is_dir():
-                return 0 if check.check_sample(feed, sample[0], given.rows) else 1
-            return 0 if check.check_feeds(given.paths) else 1
-        from feed import days
-
-        act = days.review if given.command == "review" else days.reload
-        return 0 if act(given.name, given.first, given.last or given.first) else 1
+        return 0 if (_check(given) if given.command == "check" else _days(given)) else 1
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _check(given: argparse.Namespace) -> bool:
+    feed, *sample = given.paths
+    # One feed, and something that is neither a feed nor a directory.
+    if len(sample) == 1 and feed.suffix == ".yml" and sample[0].suffix != ".yml" and not sample[0].is_dir():
+        return check.check_sample(feed, sample[0], given.rows)
+    return check.check_feeds(given.paths)
+
+
+def _days(given: argparse.Namespace) -> bool:
+    """Review or reload days.
+
+    :raises OSError: Airflow, the NAS or the database refuses.
+    """
+    # Not on a controller: it needs Airflow and its database.
+    from feed import days
+
+    act = days.review if given.command == "review" else days.reload
+    try:
+        return act(given.name, given.first, given.last or given.first)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":

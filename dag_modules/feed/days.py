@@ -5,23 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import date
 from itertools import islice
 from pathlib import Path
 
 import nas
 from feed.check import RECORD, open_feed, shown_value
-from feed.load import PATIENCE
 from feed.load import _database as database
-from feed.load import _insert as insert
-from feed.load import _make_table as make_table
+from feed.load import _load_file as load_file
 from feed.model import Feed
 
-# Examples that are shown of each file.
-SHOWN = 20
-# In place of a digest, for the rejected records of a review; nothing of a review is committed.
-REVIEW = "review"
+# Examples that are shown of each file, and rows that are read at once.
+SHOWN, PORTION = 20, 10_000
 
 
 def feed_of(name: str) -> Feed:
@@ -50,19 +46,15 @@ def review(name: str, first: date | None = None, last: date | None = None) -> bo
     """
     feed = feed_of(name)
     nas.require()
+    number = same = 0
     # A second session sees what was before, until the first one commits, and it never does.
     with database(feed) as connection, database(feed) as before:
-        newest = {}
+        _require_table(before, feed)
         for line in _lines(connection, feed, first, last):
-            if line["state"] == "loaded":
-                newest[line["day"]] = line
-        same = 0
-        for line in newest.values():
-            differences = []
+            if line["state"] != "loaded":
+                continue
             try:
-                path = nas.check(line, 0)
-                with _locked(connection, feed), closing(connection.cursor()) as cursor:
-                    differences = _differences(cursor, before, feed, line, path)
+                differences = _differences(_Uncommitted(connection), before, feed, line)
             except FileNotFoundError:
                 print(f"{line['path']}: not on the NAS any more: its rows stay as they are")
                 continue
@@ -71,11 +63,12 @@ def review(name: str, first: date | None = None, last: date | None = None) -> bo
             finally:
                 connection.rollback()
                 before.rollback()
+            number += 1
             same += not differences
             if differences:
                 print(f"{line['path']} ({line['day']}):", *differences, sep="\n  ")
-        print(f"{name}: {len(newest)} files are loaded; {same} of them would give the same rows")
-    return same == len(newest)
+    print(f"{name}: {number} files are loaded and on the NAS; {same} of them would give the same rows")
+    return same == number
 
 
 def reload(name: str, first: date, last: date) -> bool:
@@ -129,68 +122,91 @@ def _lines(connection, feed: Feed, first: date | None, last: date | None) -> lis
     return lines
 
 
-@contextmanager
-def _locked(connection, feed: Feed) -> Iterator[None]:
-    """Keep loads of a feed out.
+class _Uncommitted:
+    """A session whose transaction somebody else ends, whatever loads in it."""
 
-    :raises TimeoutError: one does not end.
+    def __init__(self, connection):
+        self._connection = connection
+
+    def __getattr__(self, name: str):
+        return getattr(self._connection, name)
+
+    def commit(self) -> None:
+        """Leave the transaction open."""
+
+
+def _require_table(connection, feed: Feed) -> None:
+    """Refuse a review that would make the table: that ends a transaction.
+
+    :raises ValueError: there is no such table.
     """
-    lock = f"feed {feed.name}"
     with closing(connection.cursor()) as cursor:
-        cursor.execute("SELECT GET_LOCK(%s, %s)", (lock, PATIENCE))
-        if cursor.fetchone()[0] != 1:
-            raise TimeoutError(f"a load of {feed.name} has been running for {PATIENCE} s")
-        try:
-            yield
-        finally:
-            cursor.execute("SELECT RELEASE_LOCK(%s)", (lock,))
+        cursor.execute("SHOW TABLES LIKE %s", (feed.load.table.replace("_", r"\_"),))
+        if not cursor.fetchone():
+            raise ValueError(f"load.table: {feed.load.table!r} is not there: nothing is loaded into it yet")
 
 
-def _differences(cursor, before, feed: Feed, line: dict, path: Path) -> list[str]:
-    """Load a file without a commit, and say how the rows of its day differ.
+def _differences(connection, before, feed: Feed, line: dict) -> list[str]:
+    """Load a file again without a commit, and say how the rows of its day differ.
 
+    :raises FileNotFoundError: the NAS has it no more.
     :raises ValueError: the file, the feed and the table do not fit each other.
     """
-    day, load = str(line["day"]), feed.load
-    make_table(cursor, feed)
-    if load.mode == "replace":
-        cursor.execute(f"DELETE FROM `{load.table}` WHERE feed_day = %s", (day,))  # noqa: S608
-    # All of them, to show them.
+    path = nas.check(line, 0)
+    manifest = nas.manifest_of(path)
+    if not manifest:
+        raise ValueError("its manifest is not on the NAS any more: it cannot be loaded again")
+    key, load = (feed.name, line["path"], line["sha256"]), feed.load
+    # All bad records, to count them.
     patient = feed.model_copy(update={"load": load.model_copy(update={"reject_limit": 1 << 62})})
-    _, rejected = insert(cursor, patient, path, day, (feed.name, line["path"], REVIEW))
-    cursor.execute(
-        "SELECT feed_row, reason, record FROM feed_rejects WHERE feed = %s AND path = %s AND sha256 = %s"
-        " AND feed_row NOT IN (SELECT feed_row FROM feed_rejects WHERE feed = %s AND path = %s AND sha256 = %s)"
-        " ORDER BY feed_row",
-        (feed.name, line["path"], REVIEW, feed.name, line["path"], line["sha256"]),
-    )
-    new = [f"record {row}: {reason}: {record[:RECORD]}" for row, reason, record in cursor.fetchmany(SHOWN)]
-    told = []
-    if new:
-        told.append(f"rejects {rejected} records (load.reject_limit: {load.reject_limit}), among them new ones:")
-        told += new
-    with closing(before.cursor()) as earlier:
+    with closing(connection.cursor()) as cursor, closing(before.cursor()) as earlier:
+        cursor.execute("DELETE FROM feed_files WHERE feed = %s AND path = %s AND sha256 = %s", key)
+        load_file(connection, patient, manifest, path)
+        rejects, old = _rejects(cursor, key), _rejects(earlier, key).keys()
+        new = [text for number, text in rejects.items() if number not in old]
+        told = []
+        if new:
+            told = [
+                f"{len(rejects)} records would be rejected (load.reject_limit: {load.reject_limit}), these are new:"
+            ]
+            told += new[:SHOWN]
+        day = str(line["day"])
         changed = _changed(_rows(cursor, feed, day), _rows(earlier, feed, day), list(load.columns))
         examples = list(islice(changed, SHOWN))
         number = len(examples) + sum(1 for _ in changed)
     if number:
-        told += [f"changes {number} rows:", *examples]
+        told += [f"{number} rows would change:", *examples]
     return told
 
 
-def _rows(cursor, feed: Feed, day: str) -> Iterator[tuple]:
-    """Yield the rows of a day, each with its record's number first."""
+def _rejects(cursor, key: tuple[str, str, str]) -> dict[int, str]:
+    """Return a file's rejected records by their numbers."""
+    cursor.execute(
+        "SELECT feed_row, reason, LEFT(record, %s) FROM feed_rejects WHERE feed = %s AND path = %s AND sha256 = %s"
+        " ORDER BY feed_row",
+        (RECORD, *key),
+    )
+    return {row: f"record {row}: {reason}: {record}" for row, reason, record in cursor.fetchall()}
+
+
+def _rows(cursor, feed: Feed, day: str) -> Iterator[tuple[tuple, tuple]]:
+    """Yield the rows of a day in the order of the files: what numbers a row, and its values."""
+    # Feeds with several files a day have a time beside the day.
+    numbers = [name for name in getattr(feed, "own_columns", ("feed_day", "feed_row")) if name != "feed_day"]
+    own = ", ".join(numbers)
     columns = ", ".join(f"`{name}`" for name in feed.load.columns)
-    statement = f"SELECT feed_row, {columns} FROM `{feed.load.table}` WHERE feed_day = %s AND feed_row > %s"  # noqa: S608
-    last = 0
+    begin = f"SELECT {own}, {columns} FROM `{feed.load.table}` WHERE feed_day = %s"  # noqa: S608
+    end = f"ORDER BY {own} LIMIT {PORTION}"
+    behind = f"AND ({own}) > ({', '.join(['%s'] * len(numbers))})"
+    last: tuple = ()
     # In portions: a cursor keeps its whole answer in memory.
     while True:
-        cursor.execute(f"{statement} ORDER BY feed_row LIMIT 10000", (day, last))
+        cursor.execute(f"{begin} {behind if last else ''} {end}", (day, *last))
         portion = cursor.fetchall()
-        if not portion:
+        yield from ((row[: len(numbers)], row[len(numbers) :]) for row in portion)
+        if len(portion) < PORTION:
             return
-        yield from portion
-        last = portion[-1][0]
+        last = portion[-1][: len(numbers)]
 
 
 def _changed(now: Iterator[tuple], earlier: Iterator[tuple], names: list[str]) -> Iterator[str]:
@@ -198,14 +214,19 @@ def _changed(now: Iterator[tuple], earlier: Iterator[tuple], names: list[str]) -
     new, old = next(now, None), next(earlier, None)
     while new or old:
         if old is None or (new and new[0] < old[0]):
-            yield f"record {new[0]}: would be added"
+            yield f"{_place(new)}: would be added"
             new = next(now, None)
         elif new is None or old[0] < new[0]:
-            yield f"record {old[0]}: its row would go"
+            yield f"{_place(old)}: would be removed"
             old = next(earlier, None)
         else:
-            pairs = [(name, a, b) for name, a, b in zip(names, old[1:], new[1:], strict=True) if a != b]
+            pairs = [(name, a, b) for name, a, b in zip(names, old[1], new[1], strict=True) if a != b]
             if pairs:
                 told = "; ".join(f"{name}: {shown_value(a)} becomes {shown_value(b)}" for name, a, b in pairs)
-                yield f"record {new[0]}: {told}"
+                yield f"{_place(new)}: {told}"
             new, old = next(now, None), next(earlier, None)
+
+
+def _place(row: tuple[tuple, tuple]) -> str:
+    *time, number = row[0]
+    return f"record {number}{''.join(f' of {one}' for one in time)}"
