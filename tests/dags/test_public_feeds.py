@@ -1,4 +1,4 @@
-"""The feeds in docs/feeds: ten public formats, each from its file alone, and the values that a reader of the file sees."""
+"""The feeds in docs/feeds: ten public formats, each without a parser, and the values that a reader of the file sees."""
 
 from decimal import Decimal
 from pathlib import Path
