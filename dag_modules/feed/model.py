@@ -152,6 +152,9 @@ class Load(Part):
         for name in value:
             if not isinstance(name, str):
                 raise ValueError(f"YAML takes the name of a column for {name!r}: write it in quotes")
+            # In braces YAML ends the type decimal(12,6) at its comma.
+            if isinstance(value[name], dict) and any(re.fullmatch(r"\d+\).*", str(field)) for field in value[name]):
+                raise ValueError(f'{name}: in braces write the type in quotes, such as {{type: "decimal(12,6)"}}')
         return {name: {"type": column} if isinstance(column, str) else column or {} for name, column in value.items()}
 
     @model_validator(mode="after")

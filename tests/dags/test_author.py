@@ -1,4 +1,4 @@
-"""What helps the author of a feed: the check without Airflow, review and reload of days, and who is told of failures."""
+"""What helps the author of a feed: the check without Airflow, review and reload of days, and messages of failures."""
 
 import os
 import subprocess
@@ -90,6 +90,13 @@ def test_what_would_not_be_loaded_ends_with_an_error(written, tmp_path, capsys, 
     assert main(["check", str(written(sample=sample, **changes)), str(tmp_path / "sample")]) == 1
     said = capsys.readouterr()
     assert words in said.out + said.err
+
+
+def test_a_type_that_yaml_cuts_at_its_comma_is_named(written, tmp_path, capsys):
+    path = written()
+    path.write_text(path.read_text().replace("rate: int", "rate: {from: Rate, type: decimal(12,6)}"))
+    assert main(["check", str(path)]) == 1
+    assert 'rate: in braces write the type in quotes, such as {type: "decimal(12,6)"}' in capsys.readouterr().out
 
 
 def test_with_upsert_the_last_record_of_a_key_counts(written, tmp_path, capsys):
