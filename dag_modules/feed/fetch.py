@@ -15,11 +15,11 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 
 import nas
-from feed.http import Http, too_large
+from feed.http import Http
 from feed.model import Feed
 from feed.pages import check_alone, merged
 from feed.parse import count
-from feed.resume import NotThereYet
+from feed.resume import NotThereYet, check_size
 from feed.sftp import Sftp
 from feed.source import Source
 
@@ -170,8 +170,7 @@ def _checked(pieces: Iterator[bytes], expected: str, source: str, largest: int) 
     size = 0
     for piece in pieces:
         size += len(piece)
-        if size > largest:
-            raise ValueError(too_large(source, size, largest))
+        check_size(source, size, largest)
         if digest:
             digest.update(piece)
         yield piece

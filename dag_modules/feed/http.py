@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from feed.model import Feed
-from feed.resume import CHUNK, Broken, NotThereYet, is_cut_off, resumed
+from feed.resume import CHUNK, Broken, NotThereYet, check_size, is_cut_off, resumed
 from feed.session import Session
 from feed.source import Source
 
@@ -141,8 +141,7 @@ class Http:
             self.kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             if is_file:
                 self._check_kind(answer, url)
-                if size > source.largest:
-                    raise ValueError(too_large(url, size, source.largest))
+                check_size(url, size, source.largest)
             self.landed, self.link = answer.url, answer.links.get("next", {}).get("url")
             # Chunks have an end; without them and a length, a line that broke looks like the end.
             is_open = is_file and size < 0 and not answer.raw.chunked and not source.checksum
@@ -221,10 +220,6 @@ class _Links(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "a":
             self.found += [value for name, value in attrs if name == "href" and value]
-
-
-def too_large(name: str, size: int, largest: int) -> str:
-    return f"{name} has {size} bytes or more, and source.largest is {largest}: raise it if the file is right"
 
 
 def _decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:

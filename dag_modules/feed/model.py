@@ -286,8 +286,8 @@ class Feed(Part):
             )
         times = [time for number in range(3) for time in self.times.of(DAY + timedelta(days=number))]
         if self.source.uses_time:
-            asked = {str(self.source.filled(time.date(), time).patterns) for time in times}
-            if len(asked) < len(times):
+            asked = [str(self.source.filled(DAY, time).patterns) for time in self.times.of(DAY)]
+            if len(set(asked)) < len(asked):
                 raise ValueError("source: two times of the schedule would ask for the same: write {time:%Y%m%d%H%M}")
         if (self.source.uses_time or self.by_time) and len({self.file_name(t.date(), t) for t in times}) < len(times):
             raise ValueError("file: two times of the schedule would share one name: write {time:%Y%m%dT%H%M} into it")

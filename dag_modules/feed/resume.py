@@ -49,6 +49,13 @@ def resumed(open_at: Callable[[int, tuple | None], Iterator[tuple[bytes, tuple |
             time.sleep(max(2**breaks, error.wait))
 
 
+def check_size(name: str, size: int, largest: int) -> None:
+    if size > largest:
+        raise ValueError(
+            f"{name} has {size} bytes or more, and source.largest is {largest}: raise it if the file is right"
+        )
+
+
 def is_cut_off(feed: Feed, tail: bytes) -> bool:
     """Return whether a file of lines ends within a line, by its last bytes: part of it may be missing."""
     has_lines = feed.packing == "none" and feed.format in ("csv", "jsonl", "fixed", "rfc822")

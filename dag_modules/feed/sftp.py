@@ -14,7 +14,7 @@ from posixpath import join
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from feed.model import Feed
-from feed.resume import CHUNK, Broken, NotThereYet, is_cut_off, resumed
+from feed.resume import CHUNK, Broken, NotThereYet, check_size, is_cut_off, resumed
 from feed.source import Source
 
 # Seconds until a silent service counts as gone.
@@ -92,6 +92,7 @@ class Sftp:
                 except FileNotFoundError as error:
                     raise NotThereYet(f"{self.shown(where)}: no such file") from error
                 if is_file and not position:
+                    check_size(self.shown(where), now.st_size, self.feed.source.largest)
                     now = self._at_rest(client, where, now)
                 if seen and (now.st_size, now.st_mtime) != seen:
                     raise ValueError(changed)

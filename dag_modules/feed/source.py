@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime, timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlencode
@@ -32,6 +33,12 @@ def _text(value: object) -> object:
     if isinstance(value, bool) or value is None:
         raise ValueError("write a text, in quotes")
     return str(value) if isinstance(value, (int, float, date)) else value
+
+
+def _auth(value: str) -> str:
+    if not re.fullmatch(rf"bearer|oauth2|(header|query):{WORD}", value):
+        raise ValueError("write bearer, oauth2, header:NAME or query:NAME; without it login and password are sent")
+    return value
 
 
 RemotePath = Annotated[Pattern, AfterValidator(_without_address)]
@@ -84,7 +91,7 @@ class Source(Part):
     # HTTP: sent with the request.
     headers: dict[str, str] = Field({})
     # HTTP: how the connection's password is sent. Default: with its login, if it has one (basic).
-    auth: Annotated[str, Field(pattern=rf"^(bearer|oauth2|(header|query):{WORD})$")] | None = None
+    auth: Annotated[str, AfterValidator(_auth)] | None = None
     # HTTP: the answer has several pages.
     pages: Pages | None = None
     # HTTP: the Content-Type that the service sends, when it is one that the format does not have.

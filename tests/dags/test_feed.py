@@ -690,13 +690,14 @@ def sftp_server(tmp_path, monkeypatch, filestorage):
     root = tmp_path / "sftp"
     root.mkdir()
     ready, loop = threading.Event(), asyncio.new_event_loop()
-    host_key, ports = asyncssh.generate_private_key("ssh-ed25519"), []
+    host_key, ports, logins = asyncssh.generate_private_key("ssh-ed25519"), [], []
 
     class Server(asyncssh.SSHServer):
         def password_auth_supported(self):
             return True
 
         def validate_password(self, username, password):
+            logins.append(password)
             return (username, password) == ("team", "secret")
 
     async def serve():
@@ -723,7 +724,7 @@ def sftp_server(tmp_path, monkeypatch, filestorage):
     }
     monkeypatch.setenv("AIRFLOW_CONN_SERVICE", json.dumps(connection))
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    yield SimpleNamespace(root=root, connection=connection)
+    yield SimpleNamespace(root=root, connection=connection, logins=logins)
     loop.call_soon_threadsafe(loop.stop)
 
 
