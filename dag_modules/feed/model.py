@@ -351,7 +351,10 @@ class Feed(Part):
 
     def when(self, moment: datetime) -> tuple[date, datetime]:
         """Return the day and the time that the file of a run is for."""
-        time = self.times.moved(self.times.at(moment), self.time_offset)
+        # Where each run fetches the day's file anew, it is the day of the run.
+        own = datetime.fromtimestamp(moment.timestamp(), self.zone)
+        is_of_the_day = self.times.is_often and not self.by_time
+        time = self.times.moved(own if is_of_the_day else self.times.at(moment), self.time_offset)
         return time.date() + self.offset, time
 
     def midnight(self, day: date) -> datetime:

@@ -94,8 +94,8 @@ class Session:
         )
 
     def hide(self, secret: str) -> None:
-        """Keep a secret out of messages, in each form in which it can be in an address."""
-        self.secrets |= {form for form in (secret, secret.strip(), quote(secret), quote_plus(secret)) if form.strip()}
+        """Keep a secret out of messages, in each form in which it can be in an address; not one that any text has."""
+        self.secrets |= {form for form in (secret, secret.strip(), quote(secret), quote_plus(secret)) if len(form) > 3}
         for form in self.secrets:
             mask_secret(form)
 
