@@ -1,8 +1,14 @@
 """Feeds as data: each feeds/NAME.yml becomes NAME_fetch, which runs on the edge, and NAME_load, which runs on Celery.
 
+<<<<<<< HEAD
 docs/feeds.md says how to write one. The modules: model (what may stand in the file), fetch (from the outside service to
 the NAS), parse (from a file to records), values (from a value to what a column gets), load (from records to MySQL) and
 tell (by mail or webhook). The command airflow-feed: check (without Airflow) and days (on the main server).
+=======
+docs/feeds.md says how to write one. The modules: model, with source, fields and times (what may stand in the file);
+fetch, with http, session, pages, sftp and resume (from the outside service to the NAS); parse (from a file to records);
+values (from a value to what a column gets); load (from records to MySQL).
+>>>>>>> source
 """
 
 from __future__ import annotations
@@ -12,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feed.model import Feed
-from nas import day_of
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -60,13 +65,14 @@ def _fetch_dag(feed: Feed) -> DAG:
         # A sensor gives its slot back while the file is not there yet.
         @task.sensor(
             mode="reschedule",
-            poke_interval=feed.late.every,
-            timeout=feed.late.give_up_after,
+            poke_interval=feed.look_again,
+            timeout=feed.give_up_after,
             executor="EdgeExecutor",
             queue=feed.queue,
             outlets=[arrival],
             **_attempts(feed),
         )
+<<<<<<< HEAD
         def fetch(dag_run=None, logical_date=None, outlet_events=None, ti=None):
             """Bring the day's file from the outside service to the NAS."""
             from feed.fetch import NotThereYet, fetch_file
@@ -79,6 +85,18 @@ def _fetch_dag(feed: Feed) -> DAG:
                     feed.too_late(late, dag_run.run_after)
                     print(f"{late}; looking again in {feed.late.every}")
                     return PokeReturnValue(is_done=False)
+=======
+        def fetch(dag_run=None, logical_date=None, outlet_events=None) -> PokeReturnValue:
+            """Bring the run's file from the outside service to the NAS."""
+            from feed.fetch import NotThereYet, fetch_file
+
+            try:
+                manifest = fetch_file(feed, *feed.when(logical_date or dag_run.run_after))
+            except NotThereYet as late:
+                feed.too_late(late, dag_run.run_after)
+                print(f"{late}; looking again in {feed.look_again}")
+                return PokeReturnValue(is_done=False)
+>>>>>>> source
             print(f"{manifest['path']}: {manifest['bytes']} bytes, {manifest['rows']} records")
             outlet_events[arrival].extra = manifest
             return PokeReturnValue(is_done=True, xcom_value=manifest)

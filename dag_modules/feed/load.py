@@ -13,7 +13,7 @@ from pathlib import Path
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
 import nas
-from feed.fetch import NEEDED, manifests
+from feed.fetch import NEEDED, manifests, order
 from feed.model import Feed
 from feed.parse import Bad, records
 from feed.tell import tell_rejected
@@ -83,7 +83,7 @@ def load_files(feed: Feed, announced: list[dict]) -> list[dict]:
     found = manifests(feed, but={path for path, _ in known})
     files = {(manifest["path"], manifest["sha256"]): manifest for manifest in chain(found, announced)}
     # A bad version that a good one has followed is superseded, and not refused again and again.
-    for key, manifest in sorted(files.items(), key=lambda item: (item[1]["day"], item[1]["version"]), reverse=True):
+    for key, manifest in sorted(files.items(), key=lambda item: order(item[1]), reverse=True):
         if key in known:
             continue
         try:
@@ -124,8 +124,8 @@ def remove_old_files(feed: Feed) -> list[str]:
         with _database(feed) as connection:
             old = {path for (path, _), day in _ledger(connection, feed).items() if day < oldest}
     for path in nas.files(feed.directory):
-        # One that another task has just finished is not there any more.
-        with suppress(FileNotFoundError):
+        # One that another task has just finished is not there any more; one of another owner stays.
+        with suppress(FileNotFoundError, PermissionError):
             is_unfinished = path.name[0] == "." and path.suffix != ".json"
             if str(path) in old or (is_unfinished and now - path.stat().st_mtime > UNFINISHED):
                 path.unlink()
@@ -185,6 +185,7 @@ def _load_file(connection, feed: Feed, manifest: dict, path: Path) -> dict:
     """
     load, day, version = feed.load, manifest["day"], manifest["version"]
     key = (feed.name, manifest["path"], manifest["sha256"])
+    slot = feed.slot(manifest)
     with closing(connection.cursor()) as cursor:
         # One at a time, whoever loads; MySQL gives it back when the connection ends.
         cursor.execute("SELECT GET_LOCK(%s, %s)", (f"feed {feed.name}", PATIENCE))
@@ -194,11 +195,15 @@ def _load_file(connection, feed: Feed, manifest: dict, path: Path) -> dict:
         # What another has loaded meanwhile counts.
         connection.commit()
         cursor.execute(
-            "SELECT COALESCE(SUM(version > %s), 0), COALESCE(SUM(path = %s AND sha256 = %s), 0) FROM feed_files"
+            "SELECT path, sha256, version FROM feed_files"
             " WHERE feed = %s AND day = %s AND (state = 'loaded' OR version = %s)",
-            (version, *key[1:], feed.name, day, version),
+            (feed.name, day, version),
         )
-        superseded, loaded = map(bool, cursor.fetchone())
+        # Of a day that has several files, each has versions of its own.
+        first = nas.first_of(Path(key[1]), version)
+        others = [o for o in cursor.fetchall() if not slot or nas.first_of(Path(o[0]), o[2]) == first]
+        superseded = any(number > version for _, _, number in others)
+        loaded = any((path, sha256) == key[1:] for path, sha256, _ in others)
         result = {"path": manifest["path"], "state": "superseded" if superseded else "loaded"}
         if loaded:
             return result | {"state": "already loaded", "records": 0, "rows_loaded": 0, "rows_rejected": 0}
@@ -207,8 +212,9 @@ def _load_file(connection, feed: Feed, manifest: dict, path: Path) -> dict:
         number = rejected = 0
         if not superseded:
             if load.mode == "replace":
-                cursor.execute(f"DELETE FROM `{load.table}` WHERE feed_day = %s", (day,))  # noqa: S608
-            number, rejected = _insert(cursor, feed, path, day, key)
+                whose = " AND ".join(f"{name} = %s" for name in feed.own_key)
+                cursor.execute(f"DELETE FROM `{load.table}` WHERE {whose}", (day, slot) if slot else (day,))  # noqa: S608
+            number, rejected = _insert(cursor, feed, path, day, slot, key)
             if not number and feed.empty == "fail":
                 raise ValueError("it has no records")
         result |= {"records": number, "rows_loaded": number - rejected, "rows_rejected": rejected}
@@ -221,23 +227,24 @@ def _load_file(connection, feed: Feed, manifest: dict, path: Path) -> dict:
     return result
 
 
-def _insert(cursor, feed: Feed, path: Path, day: str, key: tuple[str, str, str]) -> tuple[int, int]:
+def _insert(cursor, feed: Feed, path: Path, day: str, slot: str | None, key: tuple[str, str, str]) -> tuple[int, int]:
     """Insert a file's records; return how many there are, and how many of them are bad and set aside.
 
     :raises ValueError: more are bad than may be.
     """
     load = feed.load
-    names = [*load.columns, "feed_day", "feed_row"]
+    names = [*load.columns, *feed.own_columns]
     listed = ", ".join(f"`{name}`" for name in names)
     statement = f"INSERT INTO `{load.table}` ({listed}) VALUES "  # noqa: S608 - names are checked by the model
     values = f"({', '.join(['%s'] * len(names))})"
     ending = ""
     if load.mode == "upsert":
-        # An older day never replaces a newer one; feed_day is compared until it is set itself, so it comes last.
-        changes = [name for name in names if name not in load.key and name != "feed_day"] + ["feed_day"]
+        # An older file never replaces a newer one; its day (or time) is compared until it is set, so that is last.
+        newest = feed.own_key[-1]
+        changes = [name for name in names if name not in load.key and name != newest] + [newest]
         old = f"`{load.table}`"
         ending = " AS feed_new ON DUPLICATE KEY UPDATE " + ", ".join(
-            f"{old}.`{name}` = IF(feed_new.feed_day >= {old}.feed_day, feed_new.`{name}`, {old}.`{name}`)"
+            f"{old}.`{name}` = IF(feed_new.{newest} >= {old}.{newest}, feed_new.`{name}`, {old}.`{name}`)"
             for name in changes
         )
     shown: list[str] = []
@@ -264,6 +271,8 @@ def _insert(cursor, feed: Feed, path: Path, day: str, key: tuple[str, str, str])
 
     number = 0
     for rows, bad in _batches(feed, path, day):
+        if slot:
+            rows = [(*row[:-1], slot, row[-1]) for row in rows]
         for one in bad:
             reject(*one)
         try:
@@ -279,7 +288,7 @@ def _insert(cursor, feed: Feed, path: Path, day: str, key: tuple[str, str, str])
                 except Exception as one:
                     if not _is_about_a_row(one):
                         raise
-                    text = json.dumps(row[:-2], default=str, ensure_ascii=False)
+                    text = json.dumps(row[: len(load.columns)], default=str, ensure_ascii=False)
                     reject(row[-1], f"MySQL {one.args[0]}: {one.args[1]}", text)
         number += len(rows) + len(bad)
     return number, rejected
@@ -328,10 +337,10 @@ def _make_table(cursor, feed: Feed) -> None:
     :raises ValueError: it lacks a column or the unique key (names the statement that helps), or is another feed's.
     """
     load = feed.load
-    key = [*(["feed_day"] if load.mode == "replace" else []), *load.key]
+    key = [*(feed.own_key if load.mode == "replace" else []), *load.key]
     index = f"PRIMARY KEY ({', '.join(f'`{name}`' for name in key)})" if load.key else "KEY (feed_day)"
     columns = [f"`{n}` {c.type}{' NOT NULL' if n in load.key else ' NULL'}" for n, c in load.columns.items()]
-    columns += ["feed_day DATE NOT NULL", "feed_row BIGINT NOT NULL", index]
+    columns += [*(f"{name} {type_}" for name, type_ in feed.own_columns.items()), index]
     cursor.execute("SHOW TABLES LIKE %s", (load.table.replace("_", r"\_"),))
     if not cursor.fetchone():
         cursor.execute(
@@ -339,7 +348,7 @@ def _make_table(cursor, feed: Feed) -> None:
         )
     cursor.execute(f"SHOW COLUMNS FROM `{load.table}`")
     there = {row[0].lower() for row in cursor.fetchall()}
-    wanted = [*load.columns, "feed_day", "feed_row"]
+    wanted = [*load.columns, *feed.own_columns]
     if missing := [column for name, column in zip(wanted, columns, strict=False) if name.lower() not in there]:
         raise ValueError(
             f"table {load.table} lacks columns: ALTER TABLE `{load.table}` "

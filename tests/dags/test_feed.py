@@ -37,7 +37,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 import nas
-from feed import _fetch_dag, fetch, load, parse
+from feed import _fetch_dag, fetch, http, load, parse, resume, sftp
 from feed.model import Feed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,7 +98,7 @@ def feed(tmp_path):
         ({"timezone": "Seoul"}, r"timezone: 'Seoul': no such time zone: write a name such as Asia/Seoul"),
         ({"time_zone": "Asia/Seoul"}, r"time_zone: not a field: did you mean timezone\?"),
         ({"source.pth": "/x"}, r"source.pth: not a field: did you mean path\?"),
-        ({"source.path": "/{date}.csv"}, r"source.path: '/\{date\}.csv': only the day can be filled in"),
+        ({"source.path": "/{date}.csv"}, r"source.path: '/\{date\}.csv': only day and time can be filled in"),
         ({"load.columns.id": "integre"}, r"load.columns.id.type: 'integre': write one of MySQL's types"),
         ({"load.columns.id": {"typ": "int"}}, r"load.columns.id.typ: not a field: did you mean type\?"),
         ({"load.columns.id": "int) ENGINE=MyISAM; --"}, r"load.columns.id.type"),
@@ -311,7 +311,7 @@ def service(monkeypatch, filestorage):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AIRFLOW_CONN_SERVICE", f"http://team:secret@127.0.0.1:{server.server_port}")
     # What a test does not want to wait for.
-    monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     yield server
     server.shutdown()
     server.server_close()
@@ -392,7 +392,7 @@ def test_without_a_length_a_line_that_is_cut_off_is_refused(service, feed, files
 
 
 def test_a_service_that_stalls_is_asked_again(service, feed, monkeypatch):
-    monkeypatch.setattr(fetch, "SILENCE", 2)
+    monkeypatch.setattr(http, "SILENCE", 2)
     content = b"id,name\n" + b"1,one\n" * 300_000
     service.files["/20251020.csv"] = content
     done = threading.Event()
@@ -490,9 +490,9 @@ def self_signed(path):
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
-@pytest.mark.parametrize("verify", ["its authority", False])
+@pytest.mark.parametrize("verify", ["its authority", False, "false"])
 def test_what_a_connection_says_about_tls_outranks_the_environment(secure_service, feed, verify):
-    secure_service.connect(verify=verify and str(secure_service.authority))
+    secure_service.connect(verify=str(secure_service.authority) if verify == "its authority" else verify)
     assert Path(fetch.fetch_file(feed(), DAY)["path"]).read_bytes() == CSV
 
 
@@ -685,18 +685,19 @@ def test_a_connection_of_another_type_is_named(service, feed, monkeypatch):
 
 
 @pytest.fixture
-def sftp(tmp_path, monkeypatch, filestorage):
+def sftp_server(tmp_path, monkeypatch, filestorage):
     """A real SFTP server whose root is a directory; returns it."""
     root = tmp_path / "sftp"
     root.mkdir()
     ready, loop = threading.Event(), asyncio.new_event_loop()
-    host_key, ports = asyncssh.generate_private_key("ssh-ed25519"), []
+    host_key, ports, logins = asyncssh.generate_private_key("ssh-ed25519"), [], []
 
     class Server(asyncssh.SSHServer):
         def password_auth_supported(self):
             return True
 
         def validate_password(self, username, password):
+            logins.append(password)
             return (username, password) == ("team", "secret")
 
     async def serve():
@@ -722,44 +723,44 @@ def sftp(tmp_path, monkeypatch, filestorage):
         "extra": extra,
     }
     monkeypatch.setenv("AIRFLOW_CONN_SERVICE", json.dumps(connection))
-    monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
-    yield SimpleNamespace(root=root, connection=connection)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    yield SimpleNamespace(root=root, connection=connection, logins=logins)
     loop.call_soon_threadsafe(loop.stop)
 
 
-def test_a_file_is_fetched_over_sftp(sftp, feed):
+def test_a_file_is_fetched_over_sftp(sftp_server, feed):
     content = b"id,name\n" + b"".join(f"{number},name {number}\n".encode() for number in range(200_000))
-    (sftp.root / "20251020.csv").write_bytes(content)
+    (sftp_server.root / "20251020.csv").write_bytes(content)
     manifest = fetch.fetch_file(feed(), DAY)
     assert Path(manifest["path"]).read_bytes() == content
     with pytest.raises(fetch.NotThereYet, match=r"20251021\.csv: no such file"):
         fetch.fetch_file(feed(), DAY + timedelta(days=1))
 
 
-def test_an_sftp_server_with_another_key_or_password_is_refused(sftp, feed, monkeypatch):
-    (sftp.root / "20251020.csv").write_bytes(CSV)
+def test_an_sftp_server_with_another_key_or_password_is_refused(sftp_server, feed, monkeypatch):
+    (sftp_server.root / "20251020.csv").write_bytes(CSV)
     for wrong in (
         {"password": "wrong"},
         {"extra": {"host_key": asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()}},
     ):
-        monkeypatch.setenv("AIRFLOW_CONN_SERVICE", json.dumps(sftp.connection | wrong))
-        with pytest.raises(PermissionError, match="service: "):
+        monkeypatch.setenv("AIRFLOW_CONN_SERVICE", json.dumps(sftp_server.connection | wrong))
+        with pytest.raises(AirflowFailException, match="service: "):
             fetch.fetch_file(feed(), DAY)
 
 
-def test_a_transfer_over_sftp_is_resumed(sftp, feed, monkeypatch):
+def test_a_transfer_over_sftp_is_resumed(sftp_server, feed, monkeypatch):
     content = b"id,name\n" + b"1,one\n" * 500_000
-    (sftp.root / "20251020.csv").write_bytes(content)
-    original, starts = fetch._sftp, []
+    (sftp_server.root / "20251020.csv").write_bytes(content)
+    original, starts = sftp.Sftp._open, []
 
-    def breaks(feed, path, position, seen):
+    def breaks(self, where, is_file, position, seen):
         starts.append(position)
-        for piece in original(feed, path, position, seen):
+        for piece in original(self, where, is_file, position, seen):
             yield piece
             if len(starts) < 3:
-                raise fetch.Broken("gone")
+                raise resume.Broken("gone")
 
-    monkeypatch.setattr(fetch, "_sftp", breaks)
+    monkeypatch.setattr(sftp.Sftp, "_open", breaks)
     assert Path(fetch.fetch_file(feed(), DAY)["path"]).read_bytes() == content
     assert starts[0] == 0 < starts[1] < starts[2]
 
