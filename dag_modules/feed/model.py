@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from datetime import date, datetime, timedelta
 from difflib import get_close_matches
@@ -25,9 +24,9 @@ from pydantic import (
 )
 
 import nas
+from feed.file import COMPRESSIONS, FORMATS, File, listed, packing_of
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip"}
 # Of MySQL's types, what a column may have; text keeps an empty value, the others take NULL for it.
 TEXT = r"(?:char|varchar|binary|varbinary)\(\d+\)|(?:tiny|medium|long)?(?:text|blob)"
 NUMBER = r"(?:(?:tiny|small|medium|big)?int|float|double|decimal\(\d+(?:, ?\d+)?\))(?: unsigned)?"
@@ -118,7 +117,7 @@ class Column(Part):
     # MySQL's type.
     type: Annotated[str, Field(pattern=rf"^(?:{TYPE})$")] = "text"
     # Where its value is: a name (default: the column's own), or without a header the field's number from 1, or
-    # 3-10 for the bytes 3 to 10 of a fixed-width line.
+    # 3-10 for the bytes 3 to 10 of a fixed-width line, or a path such as properties.mag (JSON, Parquet, XML).
     source: Annotated[str | int | None, Field(alias="from")] = None
     # A file may come without it; otherwise one without it in any record is refused.
     optional: bool = False
@@ -134,7 +133,7 @@ class Load(Part):
     table: Annotated[str, Field(pattern=rf"^{NAME}$")]
     columns: Annotated[dict[Annotated[str, Field(pattern=rf"^{NAME}$")], Column], Field(min_length=1)]
     # Columns that no two records of a file share.
-    key: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = []
+    key: Annotated[list[str], BeforeValidator(listed)] = []
     # replace: the table has the records of every day; a file replaces those of its own day.
     # upsert: the table has the newest record of each key.
     mode: Literal["replace", "upsert"] = "replace"
@@ -175,7 +174,7 @@ class Load(Part):
         return self
 
 
-class Feed(Part):
+class Feed(File, Part):
     # From the file's name.
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
     # What the file says, for the page of the DAG.
@@ -196,20 +195,6 @@ class Feed(Part):
     source: Source
     # Name on the NAS, below filestorage/NAME. Default: 20251020, and the ending of source.path.
     file: DayPattern = ""
-    # Default: as the name's ending says.
-    compression: Literal["gzip", "bzip2", "xz", "zip", "none"] | None = None
-    format: Literal["csv", "json", "jsonl", "fixed", "rfc822"] | None = None
-    # A function of yours in place of a format: module:function, in a module beside the folder feeds.
-    parser: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
-    encoding: str = "utf-8"
-    # CSV: what separates fields, what encloses them (or none), and whether the first line names them.
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    quote: Annotated[str, Field(pattern="^(.|none)$")] = '"'
-    header: bool = True
-    # CSV and fixed: lines to leave out at the beginning.
-    skip_lines: Annotated[int, Field(ge=0)] = 0
-    # JSON: where the records are: `item` is an array's member, `data.item` one of an array below `data`.
-    records: str = "item"
     load: Load
 
     late: Late = Late()
@@ -259,49 +244,15 @@ class Feed(Part):
             raise ValueError("no such time zone: write a name such as Asia/Seoul or Europe/Berlin") from None
         return value
 
-    @field_validator("encoding")
-    @classmethod
-    def _is_encoding(cls, value: str) -> str:
-        try:
-            "".encode(value)
-        except LookupError:
-            raise ValueError("no such encoding: write one such as utf-8, cp949 or latin-1") from None
-        return value
-
-    @field_validator("parser")
-    @classmethod
-    def _is_there(cls, value: str | None) -> str | None:
-        module = (value or "").partition(":")[0]
-        # It is not imported here: an edge host may lack what it needs.
-        if value and not importlib.util.find_spec(module.partition(".")[0]):
-            raise ValueError(f"there is no module {module}: put {module}.py beside the folder feeds")
-        return value
-
     @model_validator(mode="after")
     def _agrees(self) -> Feed:
         if (self.format is None) == (self.parser is None):
-            raise ValueError("name either a format (csv, json, jsonl, fixed, rfc822) or a parser (module:function)")
+            raise ValueError(f"name either a format ({', '.join(FORMATS)}) or a parser (module:function)")
         if self.catchup and "start_date" not in self.model_fields_set:
             raise ValueError("catchup needs a start_date: every day since then is fetched")
         if self.name == nas.nas_filestorage.name:
             raise ValueError("an Asset has this name already: give the file another one")
-        if self.delimiter in "\r\n":
-            raise ValueError("delimiter: a line's end separates records: write the character between two fields")
-        if self.delimiter == self.quote:
-            raise ValueError("delimiter and quote are the same")
-        if not self.is_utf8 and self.format == "json":
-            raise ValueError("encoding: JSON is UTF-8; for another one use a parser")
-        for name, column in self.load.columns.items():
-            where = column.source
-            if self.format == "fixed":
-                found = re.fullmatch(r"([1-9]\d*)-([1-9]\d*)", where) if isinstance(where, str) else None
-                if not (found and int(found[1]) <= int(found[2])):
-                    raise ValueError(f"load.columns.{name}.from: write the first and the last byte, such as 3-10")
-            elif self.format == "csv" and not self.header:
-                if not (isinstance(where, int) and where >= 1):
-                    raise ValueError(f"load.columns.{name}.from: without a header write the field's number, from 1")
-            elif isinstance(where, int):
-                raise ValueError(f"load.columns.{name}.from: write a field's name")
+        self.check_file(self.packing, {name: column.source for name, column in self.load.columns.items()})
         relative = PurePosixPath(self.file_name(date(2025, 10, 20)))
         if relative.is_absolute() or ".." in relative.parts or relative.name.startswith("."):
             raise ValueError(
@@ -311,10 +262,6 @@ class Feed(Part):
         if len({self.file_name(day) for day in days}) < len(days):
             raise ValueError("file: two days would share one name: write year, month and day: {day:%Y%m%d}.csv")
         return self
-
-    @property
-    def is_utf8(self) -> bool:
-        return self.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
 
     @property
     def zone(self) -> ZoneInfo:
@@ -341,12 +288,15 @@ class Feed(Part):
     @property
     def packing(self) -> str:
         """How a file is compressed."""
-        suffix = PurePosixPath(self.file_name(date(2025, 10, 20))).suffix
-        return self.compression or COMPRESSIONS.get(suffix, "none")
+        return self.compression or packing_of(self.file_name(date(2025, 10, 20)), of_a_parser=bool(self.parser))
 
     def wanted(self) -> dict[str | int, str]:
         """Return the columns by where their values are in a record."""
         return {column.source or name: name for name, column in self.load.columns.items()}
+
+    def needed(self) -> dict[str | int, bool]:
+        """Return by where a column's value is whether each file has to have it."""
+        return {column.source or name: not column.optional for name, column in self.load.columns.items()}
 
     def too_late(self, late: Exception, run_after: datetime) -> None:
         """Do what the policy says, when it is time to give up.
