@@ -196,10 +196,8 @@ def unpacked(feed: Feed, path: Path, stack: ExitStack) -> io.BufferedReader:
     packing = feed.packing
     check_packing(packing, path)
     with _said_of(packing):
-        if packing in ARCHIVE:
-            file = ARCHIVE[packing](feed, path, stack)
-        else:
-            file = stack.enter_context(STREAM[packing](path))
+        open_archive = ARCHIVE.get(packing)
+        file = open_archive(feed, path, stack) if open_archive else stack.enter_context(STREAM[packing](path))
     return stack.enter_context(io.BufferedReader(Unpacked(file, packing), 1 << 17))
 
 
