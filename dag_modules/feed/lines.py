@@ -65,7 +65,8 @@ class Lines:
             return self.last
 
     def _line(self) -> str:
-        return self.text.readline(LIMIT)
+        line = self.text.readline(LIMIT)
+        return "" if line == CONTROL_Z else line
 
     def _but_the_footer(self, footer: int) -> Iterator[str]:
         """Yield the lines, but not the last ones that are not blank."""
@@ -145,17 +146,15 @@ def _header(reader: Iterator[list[str]], lines: Lines, feed: Feed) -> list[str]:
     only, lines.only = lines.only, ()
     header: list[str] = []
     try:
-        while not header:
+        while not "".join(header).strip():
             lines.size = 0
-            header = next(reader, None)
-            if header is None:
-                header = []
-                break
+            header = next(reader)
+    except StopIteration:
+        return []
     except csv.Error as error:
         raise ValueError(f"its header is broken: {error}") from error
     lines.only = only
-    if header:
-        check_names([name.strip() for name in header], feed.needed(), "its header")
+    check_names([name.strip() for name in header], feed.needed(), "its header")
     return header
 
 
@@ -231,7 +230,7 @@ def _cut(file: io.BufferedReader, feed: Feed, encoding: str) -> Iterator[tuple[i
         lines = Lines(file, feed)
         for line in lines:
             lines.size = 0
-            if line.strip().strip(CONTROL_Z):
+            if not line.isspace():
                 yield lines.number, line.rstrip("\r\n").encode(encoding, "surrogateescape")
         return
     mark = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-32-le": codecs.BOM_UTF32_LE}.get(encoding)

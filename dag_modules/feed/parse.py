@@ -59,9 +59,8 @@ def records(feed: Feed, path: Path) -> Iterator[dict | Bad]:
         for record in parse(file, feed):
             if numbered and isinstance(record, list):
                 record = dict(enumerate(record, 1))
-            for source, names in deep.items() if isinstance(record, dict) else ():
-                if is_xml or source not in record:
-                    _fill(record, source, names, is_xml)
+            if deep and isinstance(record, dict):
+                record |= _deeper(record, deep, is_xml)
             if isinstance(record, dict) and wanted.keys().isdisjoint(record):
                 yield Bad(f"it has none of {', '.join(map(str, wanted))}{_near(record, wanted)}", str(record))
             elif isinstance(record, (dict, Bad)):
@@ -72,11 +71,14 @@ def records(feed: Feed, path: Path) -> Iterator[dict | Bad]:
                 raise ValueError(f"{feed.parser} yields {type(record).__name__}: let it yield dictionaries, or Bad")
 
 
-def _fill(record: dict, source: str, names: list[str], is_xml: bool) -> None:
-    """Write what lies deeper in a record where its column looks for it."""
-    found = value_at(record, names, is_xml=is_xml)
-    if found is not MISSING:
-        record[source] = text_of(found) if is_xml else found
+def _deeper(record: dict, deep: dict[str, list[str]], is_xml: bool) -> dict:
+    """Return what lies deeper in a record, by where its columns look for it."""
+    found = {
+        source: value_at(record, names, is_xml=is_xml)
+        for source, names in deep.items()
+        if is_xml or source not in record
+    }
+    return {source: text_of(value) if is_xml else value for source, value in found.items() if value is not MISSING}
 
 
 def _not_an_object(record: object) -> str:
@@ -155,7 +157,9 @@ def opened(feed: Feed, path: Path) -> Iterator[BinaryIO]:
 
 def _other_kind(file: BinaryIO, head: bytes, feed: Feed) -> Kind | None:
     """Return the kind of a file, when it is another than the feed says."""
-    if (kind := kind_of(file, head)) and kind.is_for != feed.format:
+    kind = kind_of(file, head)
+    # Another zip archive is one whose list of members is missing, too.
+    if kind and kind.is_for != feed.format and (kind.is_for, feed.format) != ("zip", "xlsx"):
         return kind
     if feed.format in ON_MAIN:
         return None
@@ -178,7 +182,7 @@ def _json_kind(head: bytes) -> Kind | None:
         except ValueError:
             continue
         return Kind(
-            f"JSON ({text[:200].decode(errors='replace')})", "format: json or jsonl, when the records are in it"
+            f"JSON ({text[:200].decode(errors='replace')!r})", "format: json or jsonl, when the records are in it"
         )
     return None
 
