@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import importlib.util
 import os
+=======
+>>>>>>> formats
 import re
 from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
@@ -23,11 +26,17 @@ from pydantic import (
 )
 
 import nas
+<<<<<<< HEAD
 from feed.fields import DAY, Duration, Interval, Part, Pattern, Shift, uses_time
 from feed.source import Late, Pages, Source
 from feed.times import Times
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip"}
+=======
+from feed.file import COMPRESSIONS, FORMATS, File, listed, packing_of
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+>>>>>>> formats
 # Of MySQL's types, what a column may have; text keeps an empty value, the others take NULL for it.
 TEXT = r"(?:char|varchar|binary|varbinary)\(\d+\)|(?:tiny|medium|long)?(?:text|blob)"
 NUMBER = r"(?:(?:tiny|small|medium|big)?int|float|double|decimal\(\d+(?:, ?\d+)?\))(?: unsigned)?"
@@ -68,7 +77,7 @@ class Column(Part):
     # MySQL's type.
     type: Annotated[str, Field(pattern=rf"^(?:{TYPE})$")] = "text"
     # Where its value is: a name (default: the column's own), or without a header the field's number from 1, or
-    # 3-10 for the bytes 3 to 10 of a fixed-width line.
+    # 3-10 for the bytes 3 to 10 of a fixed-width line, or a path such as properties.mag (JSON, Parquet, XML).
     source: Annotated[str | int | None, Field(alias="from")] = None
     # A file may come without it; otherwise one without it in any record is refused.
     optional: bool = False
@@ -84,7 +93,11 @@ class Load(Part):
     table: Annotated[str, Field(pattern=rf"^{NAME}$")]
     columns: Annotated[dict[Annotated[str, Field(pattern=rf"^{NAME}$")], Column], Field(min_length=1)]
     # Columns that no two records of a file share.
+<<<<<<< HEAD
     key: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field([])
+=======
+    key: Annotated[list[str], BeforeValidator(listed)] = []
+>>>>>>> formats
     # replace: the table has the records of every day; a file replaces those of its own day.
     # upsert: the table has the newest record of each key.
     mode: Literal["replace", "upsert"] = "replace"
@@ -128,7 +141,7 @@ class Load(Part):
         return self
 
 
-class Feed(Part):
+class Feed(File, Part):
     # From the file's name.
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
     # What the file says, for the page of the DAG.
@@ -149,6 +162,7 @@ class Feed(Part):
     # Queue of the edge worker.
     queue: str = "edge_queue"
     source: Source
+<<<<<<< HEAD
     # Name on the NAS, below filestorage/NAME. Default: 20251020 (20251020T0930 when source says the time), and the
     # ending of source.path.
     file: Pattern = ""
@@ -166,6 +180,10 @@ class Feed(Part):
     skip_lines: Annotated[int, Field(ge=0)] = 0
     # JSON: where the records are: `item` is an array's member, `data.item` one of an array below `data`.
     records: str = "item"
+=======
+    # Name on the NAS, below filestorage/NAME. Default: 20251020, and the ending of source.path.
+    file: DayPattern = ""
+>>>>>>> formats
     load: Load
 
     late: Late = Late()
@@ -217,32 +235,15 @@ class Feed(Part):
             raise ValueError("no such time zone: write a name such as Asia/Seoul or Europe/Berlin") from None
         return value
 
-    @field_validator("encoding")
-    @classmethod
-    def _is_encoding(cls, value: str) -> str:
-        try:
-            "".encode(value)
-        except LookupError:
-            raise ValueError("no such encoding: write one such as utf-8, cp949 or latin-1") from None
-        return value
-
-    @field_validator("parser")
-    @classmethod
-    def _is_there(cls, value: str | None) -> str | None:
-        module = (value or "").partition(":")[0]
-        # It is not imported here: an edge host may lack what it needs.
-        if value and not importlib.util.find_spec(module.partition(".")[0]):
-            raise ValueError(f"there is no module {module}: put {module}.py beside the folder feeds")
-        return value
-
     @model_validator(mode="after")
     def _agrees(self) -> Feed:
         if (self.format is None) == (self.parser is None):
-            raise ValueError("name either a format (csv, json, jsonl, fixed, rfc822) or a parser (module:function)")
+            raise ValueError(f"name either a format ({', '.join(FORMATS)}) or a parser (module:function)")
         if self.catchup and "start_date" not in self.model_fields_set:
             raise ValueError("catchup needs a start_date: every day since then is fetched")
         if self.name == nas.ARRIVALS:
             raise ValueError("an Asset has this name already: give the file another one")
+<<<<<<< HEAD
         if self.delimiter in "\r\n":
             raise ValueError("delimiter: a line's end separates records: write the character between two fields")
         if self.delimiter == self.quote:
@@ -269,6 +270,10 @@ class Feed(Part):
 
     def _check_names(self) -> None:
         relative = PurePosixPath(self.file_name(DAY))
+=======
+        self.check_file(self.packing, {name: column.source for name, column in self.load.columns.items()})
+        relative = PurePosixPath(self.file_name(date(2025, 10, 20)))
+>>>>>>> formats
         if relative.is_absolute() or ".." in relative.parts or relative.name.startswith("."):
             raise ValueError(
                 "file: leaves the directory of the feed, or is hidden: write a name such as {day:%Y%m%d}.csv"
@@ -304,10 +309,6 @@ class Feed(Part):
                 f"late.give_up_after: {self.late.give_up_after} is longer than {WAITING} runs take to begin, and"
                 f" Airflow has no more of them wait at a time: write at most {int(most.total_seconds()) // 60}m"
             )
-
-    @property
-    def is_utf8(self) -> bool:
-        return self.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
 
     @property
     def zone(self) -> ZoneInfo:
@@ -393,13 +394,18 @@ class Feed(Part):
     @property
     def packing(self) -> str:
         """How a file is compressed."""
+<<<<<<< HEAD
         suffix = PurePosixPath(self.file_name(DAY)).suffix
         return self.compression or COMPRESSIONS.get(suffix, "none")
+=======
+        return self.compression or packing_of(self.file_name(date(2025, 10, 20)), of_a_parser=bool(self.parser))
+>>>>>>> formats
 
     def wanted(self) -> dict[str | int, str]:
         """Return the columns by where their values are in a record."""
         return {column.source or name: name for name, column in self.load.columns.items()}
 
+<<<<<<< HEAD
     @property
     def look_again(self) -> timedelta:
         """How long to wait until a file that is not there yet is looked for again."""
@@ -411,6 +417,11 @@ class Feed(Part):
         """After what time a run waits no longer: so that those that wait do not keep new ones from beginning."""
         after, is_said = self.late.give_up_after, "give_up_after" in self.late.model_fields_set
         return after if is_said or not self.by_time else min(after, self.times.shortest * WAITING)
+=======
+    def needed(self) -> dict[str | int, bool]:
+        """Return by where a column's value is whether each file has to have it."""
+        return {column.source or name: not column.optional for name, column in self.load.columns.items()}
+>>>>>>> formats
 
     def too_late(self, late: Exception, run_after: datetime) -> None:
         """Do what the policy says, when it is time to give up.

@@ -109,7 +109,7 @@ def feed(tmp_path):
         ({"load.reject_limit": -1}, r"load.reject_limit: -1: .*greater than or equal to 0"),
         ({"late": {"every": "10"}}, r"late.every: '10': write a number and a unit"),
         ({"keep": "for ever"}, r"keep: 'for ever': write a number and a unit"),
-        ({"format": "xml"}, r"format: 'xml': .*'csv'"),
+        ({"format": "ods"}, r"format: 'ods': .*'csv'"),
         ({"format": None}, r"name either a format .* or a parser"),
         ({"format": None, "parser": "nowhere:rows"}, r"parser: 'nowhere:rows': there is no module nowhere"),
         ({"encoding": "klingon"}, r"encoding: 'klingon': no such encoding"),
@@ -794,7 +794,11 @@ def parsed(feed, tmp_path, content, packing=""):
         ({"format": "json"}, b'[{"id": 1}, {"id": 2, "name": null}]', [{"id": 1}, {"id": 2, "name": None}]),
         ({"format": "json", "records": "data.item"}, b'{"n": 1, "data": [{"id": 1}]}', [{"id": 1}]),
         (
-            {"format": "fixed", "load.columns": {"id": {"from": "1-3", "type": "int"}, "name": {"from": "4-8"}}},
+            {
+                "format": "fixed",
+                "short_lines": "accept",
+                "load.columns": {"id": {"from": "1-3", "type": "int"}, "name": {"from": "4-8"}},
+            },
             b"  1one  \n 22two\n\n  3\n",
             [{"1-3": "1", "4-8": "one"}, {"1-3": "22", "4-8": "two"}, {"1-3": "3", "4-8": ""}],
         ),
