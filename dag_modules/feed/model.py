@@ -15,9 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from croniter import CroniterBadDateError, croniter
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -25,13 +23,11 @@ from pydantic import (
 )
 
 import nas
+from feed.column import Column, Options
+from feed.fields import Part
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip"}
-# Of MySQL's types, what a column may have; text keeps an empty value, the others take NULL for it.
-TEXT = r"(?:char|varchar|binary|varbinary)\(\d+\)|(?:tiny|medium|long)?(?:text|blob)"
-NUMBER = r"(?:(?:tiny|small|medium|big)?int|float|double|decimal\(\d+(?:, ?\d+)?\))(?: unsigned)?"
-TYPE = rf"{TEXT}|{NUMBER}|date|(?:datetime|timestamp|time)(?:\([0-6]\))?|year|json|boolean"
 NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 # Columns that loading adds to each row, and tables that it has.
 OWN_COLUMNS = ("feed_day", "feed_row")
@@ -88,19 +84,13 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-class Part(BaseModel):
-    """A mapping in the file. What is not a field is an error, for it would be ignored otherwise."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class Source(Part):
     # Airflow connection of the type http or sftp: address, login and password stand there.
     connection: str
     # On the service; {day:%Y%m%d} is the day that the file is for.
     path: DayPattern
     # Sent with the request (HTTP).
-    headers: dict[str, str] = {}
+    headers: dict[str, str] = Field({})
     # Path on the service of a file with the digest: as sha256sum writes it, or the digest alone (MD5 to SHA-512).
     checksum: DayPattern | None = None
 
@@ -114,27 +104,13 @@ class Late(Part):
     then: Literal["fail", "skip"] = "fail"
 
 
-class Column(Part):
-    # MySQL's type.
-    type: Annotated[str, Field(pattern=rf"^(?:{TYPE})$")] = "text"
-    # Where its value is: a name (default: the column's own), or without a header the field's number from 1, or
-    # 3-10 for the bytes 3 to 10 of a fixed-width line.
-    source: Annotated[str | int | None, Field(alias="from")] = None
-    # A file may come without it; otherwise one without it in any record is refused.
-    optional: bool = False
-
-    @property
-    def is_text(self) -> bool:
-        return re.fullmatch(TEXT, self.type) is not None
-
-
-class Load(Part):
+class Load(Options):
     # Airflow connection of the type mysql, with its schema.
     connection: str
     table: Annotated[str, Field(pattern=rf"^{NAME}$")]
     columns: Annotated[dict[Annotated[str, Field(pattern=rf"^{NAME}$")], Column], Field(min_length=1)]
     # Columns that no two records of a file share.
-    key: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = []
+    key: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field([])
     # replace: the table has the records of every day; a file replaces those of its own day.
     # upsert: the table has the newest record of each key.
     mode: Literal["replace", "upsert"] = "replace"
@@ -172,7 +148,25 @@ class Load(Part):
             raise ValueError(f"{self.table} is a table of feeds: give yours another name")
         if self.mode == "upsert" and not self.key:
             raise ValueError("upsert needs a key")
+        self._check_options()
         return self
+
+    def _check_options(self) -> None:
+        """Refuse an option for all columns that no column takes, or that contradicts one of a column."""
+        columns = {name: self.column(name) for name in self.columns}
+        for option in Options.model_fields.keys() & self.model_fields_set:
+            value = getattr(self, option)
+            if value is not None and not any(getattr(column, option) is not None for column in columns.values()):
+                raise ValueError(f"{option}: {value!r}: no column has a type that it is for: remove it")
+        for name, column in columns.items():
+            try:
+                column.check()
+            except ValueError as error:
+                raise ValueError(f"columns.{name}: {error}") from None
+
+    def column(self, name: str) -> Column:
+        """Return a column with the options for all columns that it takes."""
+        return self.columns[name].filled(self)
 
 
 class Feed(Part):
@@ -323,6 +317,16 @@ class Feed(Part):
     @property
     def offset(self) -> timedelta:
         return timedelta(days=self.day_offset)
+
+    @property
+    def own_columns(self) -> dict[str, str]:
+        """Return the columns that loading adds to each row, with their types."""
+        return {"feed_day": "DATE NOT NULL", "feed_row": "BIGINT NOT NULL"}
+
+    @property
+    def own_key(self) -> list[str]:
+        """Return those of them that tell what a file is for: what it replaces."""
+        return ["feed_day"]
 
     @property
     def directory(self) -> Path:
