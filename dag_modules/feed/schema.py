@@ -133,7 +133,8 @@ def _key_changes(
         return [], [], []
     changes = [f"DROP {'PRIMARY KEY' if name == 'PRIMARY' else f'INDEX `{name}`'}" for name in old]
     notes = []
-    if not has_key:
+    # A server can refuse to leave a table without a primary key.
+    if not has_key or "PRIMARY" in old:
         for name in load.key:
             column = there.get(name.lower())
             if column and column.is_nullable and not any(f"MODIFY COLUMN `{column.name}` " in part for part in parts):
@@ -142,12 +143,12 @@ def _key_changes(
                 notes.append(f"Before that, delete the rows in which {name} is NULL, or give them a value.")
             elif not column:
                 notes.append(
-                    f"No row has {name} yet: before that, empty the table (TRUNCATE TABLE `{load.table}`); then load all"
-                    " days again."
+                    f"No row has {name} yet: before that, empty the table (TRUNCATE TABLE `{load.table}`); then load"
+                    " all days again."
                 )
         is_free = "PRIMARY" not in unique or "PRIMARY" in old
         changes.append(f"ADD {'PRIMARY' if is_free else 'UNIQUE'} KEY ({_listed(key)})")
-        if load.mode == "upsert":
+        if load.mode == "upsert" and not any(columns <= wanted for columns in unique.values()):
             same = " AND ".join(f"older.`{name}` = newer.`{name}`" for name in load.key)
             notes.append(
                 "If two rows have the same key, keep the newest before that: DELETE older FROM"
