@@ -15,9 +15,15 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundExceptio
 import nas
 from feed.fetch import NEEDED, manifests, order
 from feed.model import Feed
+<<<<<<< HEAD
 from feed.parse import Bad, records
 from feed.tell import tell_rejected
 from feed.values import value_of
+=======
+from feed.parse import Bad
+from feed.rows import SHOWN, rows
+from feed.schema import make_table
+>>>>>>> values
 
 # The ledger: what has been loaded. A file that is older than one loaded for its day is `superseded`, and left out.
 LEDGER = """\
@@ -53,8 +59,11 @@ ABOUT_A_ROW = {1048, 1062, 1264, 1265, 1292, 1366, 1406, 1411, 1452, 1644, 3140,
 # Rows and characters of one INSERT; MySQL takes 64 MB (max_allowed_packet), of up to 8 bytes for a character.
 BATCH, BATCH_SIZE = 1000, 1 << 20
 # What it says about the feed, its table or its account, so that another attempt would not help: no right, no such
-# schema or column, a wrong statement, a key or a row that is too long, a type that there is not.
-FINAL = {1044, 1049, 1054, 1064, 1071, 1074, 1118, 1142, 1143, 1170, 1227, 1426, 1439}
+# schema or column, a wrong statement, a key or a row that is too long, a type that there is not, a column that needs a
+# value and gets none, a table without the primary key that the server requires.
+FINAL = {1044, 1049, 1054, 1064, 1071, 1074, 1118, 1142, 1143, 1170, 1227, 1364, 1426, 1439, 3750}
+# Warnings that are not about values: a word is deprecated, a statement is not safe to replicate.
+HARMLESS = {1287, 1592}
 # Seconds that a load waits for another of its feed.
 PATIENCE = 600
 # Seconds that its session may be silent: longer than a NAS is away, but not MySQL's usual eight hours, for which a host
@@ -148,9 +157,10 @@ def _database(feed: Feed):
             with closing(connection.cursor()) as cursor:
                 connection.autocommit(False)
                 connection.set_character_set("utf8mb4")
-                # A value that does not fit is an error, not a truncated one.
+                # A value that does not fit is an error, not a truncated one. Timestamps are written in UTC.
                 cursor.execute(
-                    "SET SESSION sql_mode = 'TRADITIONAL', wait_timeout = %s, innodb_lock_wait_timeout = %s",
+                    "SET SESSION sql_mode = 'TRADITIONAL', time_zone = '+00:00', wait_timeout = %s,"
+                    " innodb_lock_wait_timeout = %s",
                     (SILENCE, PATIENCE),
                 )
                 cursor.execute(LEDGER)
@@ -191,7 +201,7 @@ def _load_file(connection, feed: Feed, manifest: dict, path: Path) -> dict:
         cursor.execute("SELECT GET_LOCK(%s, %s)", (f"feed {feed.name}", PATIENCE))
         if cursor.fetchone()[0] != 1:
             raise TimeoutError(f"another load of {feed.name} has been running for {PATIENCE} s")
-        _make_table(cursor, feed)
+        narrow = make_table(cursor, feed)
         # What another has loaded meanwhile counts.
         connection.commit()
         cursor.execute(
@@ -212,9 +222,19 @@ def _load_file(connection, feed: Feed, manifest: dict, path: Path) -> dict:
         number = rejected = 0
         if not superseded:
             if load.mode == "replace":
+<<<<<<< HEAD
                 whose = " AND ".join(f"{name} = %s" for name in feed.own_key)
                 cursor.execute(f"DELETE FROM `{load.table}` WHERE {whose}", (day, slot) if slot else (day,))  # noqa: S608
             number, rejected = _insert(cursor, feed, path, day, slot, key)
+=======
+                cursor.execute(f"DELETE FROM `{load.table}` WHERE feed_day = %s", (day,))  # noqa: S608
+            print(*narrow, sep="\n", end="\n" if narrow else "")
+            try:
+                number, rejected = _insert(cursor, feed, path, day, key)
+            except ValueError as error:
+                # Too many bad records, perhaps because of this.
+                raise ValueError("; ".join([str(error), *narrow])) from error
+>>>>>>> values
             if not number and feed.empty == "fail":
                 raise ValueError("it has no records")
         result |= {"records": number, "rows_loaded": number - rejected, "rows_rejected": rejected}
@@ -250,8 +270,9 @@ def _insert(cursor, feed: Feed, path: Path, day: str, slot: str | None, key: tup
     shown: list[str] = []
     rejected = 0
 
-    def insert(rows: list[tuple]) -> None:
-        cursor.execute(statement + ", ".join([values] * len(rows)) + ending, [value for row in rows for value in row])
+    def insert(some: list[tuple]) -> None:
+        cursor.execute(statement + ", ".join([values] * len(some)) + ending, [value for row in some for value in row])
+        _check_warnings(cursor)
 
     def reject(number: int, reason: str, text: str) -> None:
         nonlocal rejected
@@ -270,19 +291,23 @@ def _insert(cursor, feed: Feed, path: Path, day: str, slot: str | None, key: tup
         )
 
     number = 0
+<<<<<<< HEAD
     for rows, bad in _batches(feed, path, day):
         if slot:
             rows = [(*row[:-1], slot, row[-1]) for row in rows]
+=======
+    for batch, bad in _batches(feed, path, day):
+>>>>>>> values
         for one in bad:
             reject(*one)
         try:
-            if rows:
-                insert(rows)
+            if batch:
+                insert(batch)
         except Exception as error:
             if not _is_about_a_row(error):
                 raise
             # InnoDB took the whole statement back; find the rows.
-            for row in rows:
+            for row in batch:
                 try:
                     insert([row])
                 except Exception as one:
@@ -290,36 +315,38 @@ def _insert(cursor, feed: Feed, path: Path, day: str, slot: str | None, key: tup
                         raise
                     text = json.dumps(row[: len(load.columns)], default=str, ensure_ascii=False)
                     reject(row[-1], f"MySQL {one.args[0]}: {one.args[1]}", text)
-        number += len(rows) + len(bad)
+        number += len(batch) + len(bad)
     return number, rejected
 
 
 def _batches(feed: Feed, path: Path, day: str) -> Iterator[tuple[list[tuple], list[tuple[int, str, str]]]]:
     """Yield the rows of a file in portions that one statement can take, each with the bad records in between."""
-    rows, bad, size = [], [], 0
-    for number, record in enumerate(records(feed, path), 1):
-        if isinstance(record, Bad):
-            bad.append((number, record.reason, record.text[:60000]))
+    batch, bad, size = [], [], 0
+    for number, row in rows(feed, path):
+        if isinstance(row, Bad):
+            bad.append((number, row.reason, row.text[:SHOWN]))
         else:
-            try:
-                row = [
-                    value_of(record.get(column.source or name), name, column, feed)
-                    for name, column in feed.load.columns.items()
-                ]
-            except ValueError as error:
-                bad.append((number, str(error), str(record)[:60000]))
-            else:
-                length = sum(len(value) for value in row if isinstance(value, str))
-                if rows and size + length > BATCH_SIZE:
-                    yield rows, bad
-                    rows, bad, size = [], [], 0
-                rows.append((*row, day, number))
-                size += length
-        if len(rows) + len(bad) >= BATCH:
-            yield rows, bad
-            rows, bad, size = [], [], 0
-    if rows or bad:
-        yield rows, bad
+            length = sum(len(value) for value in row if isinstance(value, (str, bytes)))
+            if batch and size + length > BATCH_SIZE:
+                yield batch, bad
+                batch, bad, size = [], [], 0
+            batch.append((*row, day, number))
+            size += length
+        if len(batch) + len(bad) >= BATCH:
+            yield batch, bad
+            batch, bad, size = [], [], 0
+    if batch or bad:
+        yield batch, bad
+
+
+def _check_warnings(cursor) -> None:
+    """Look whether MySQL has changed a value of the last statement, such as a table that others have made can let it.
+
+    :raises ValueError: it has; nothing of the file is loaded then.
+    """
+    cursor.execute("SHOW WARNINGS")
+    if warnings := [f"{code}: {text}" for _, code, text in cursor.fetchall() if code not in HARMLESS]:
+        raise ValueError(f"MySQL warns, nothing of the file is loaded: {'; '.join(warnings[:5])}")
 
 
 def _is_about_a_row(error: Exception) -> bool:
@@ -329,6 +356,7 @@ def _is_about_a_row(error: Exception) -> bool:
 def _code(error: Exception) -> object:
     """Return MySQL's number of an error."""
     return error.args[0] if error.args else None
+<<<<<<< HEAD
 
 
 def _make_table(cursor, feed: Feed) -> None:
@@ -367,3 +395,5 @@ def _make_table(cursor, feed: Feed) -> None:
     cursor.execute("SELECT feed FROM feed_files WHERE table_name = %s AND feed <> %s LIMIT 1", (load.table, feed.name))
     if other := cursor.fetchone():
         raise ValueError(f"the feed {other[0]} loads into table {load.table}: give each feed a table of its own")
+=======
+>>>>>>> values

@@ -18,6 +18,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import yaml
 from croniter import CroniterBadDateError, croniter
 from pydantic import (
+<<<<<<< HEAD
+=======
+    AfterValidator,
+>>>>>>> values
     BeforeValidator,
     Field,
     ValidationError,
@@ -26,6 +30,7 @@ from pydantic import (
 )
 
 import nas
+<<<<<<< HEAD
 <<<<<<< HEAD
 from feed.fields import DAY, Duration, Interval, Part, Pattern, Shift, uses_time
 from feed.source import Late, Pages, Source
@@ -41,6 +46,13 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 TEXT = r"(?:char|varchar|binary|varbinary)\(\d+\)|(?:tiny|medium|long)?(?:text|blob)"
 NUMBER = r"(?:(?:tiny|small|medium|big)?int|float|double|decimal\(\d+(?:, ?\d+)?\))(?: unsigned)?"
 TYPE = rf"{TEXT}|{NUMBER}|date|(?:datetime|timestamp|time)(?:\([0-6]\))?|year|json|boolean"
+=======
+from feed.column import Column, Options
+from feed.fields import Part
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip"}
+>>>>>>> values
 NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 # Columns that loading adds to each row, and tables that it has.
 OWN_COLUMNS = ("feed_day", "feed_row")
@@ -73,6 +85,7 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+<<<<<<< HEAD
 class Column(Part):
     # MySQL's type.
     type: Annotated[str, Field(pattern=rf"^(?:{TYPE})$")] = "text"
@@ -88,16 +101,43 @@ class Column(Part):
 
 
 class Load(Part):
+=======
+class Source(Part):
+    # Airflow connection of the type http or sftp: address, login and password stand there.
+    connection: str
+    # On the service; {day:%Y%m%d} is the day that the file is for.
+    path: DayPattern
+    # Sent with the request (HTTP).
+    headers: dict[str, str] = Field({})
+    # Path on the service of a file with the digest: as sha256sum writes it, or the digest alone (MD5 to SHA-512).
+    checksum: DayPattern | None = None
+
+
+class Late(Part):
+    # The service has no such file yet: look again after this time,
+    every: Interval = timedelta(minutes=10)
+    # and for so long after the run's own time;
+    give_up_after: Duration = timedelta(hours=6)
+    # then the task fails, or it is skipped.
+    then: Literal["fail", "skip"] = "fail"
+
+
+class Load(Options):
+>>>>>>> values
     # Airflow connection of the type mysql, with its schema.
     connection: str
     table: Annotated[str, Field(pattern=rf"^{NAME}$")]
     columns: Annotated[dict[Annotated[str, Field(pattern=rf"^{NAME}$")], Column], Field(min_length=1)]
     # Columns that no two records of a file share.
 <<<<<<< HEAD
+<<<<<<< HEAD
     key: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field([])
 =======
     key: Annotated[list[str], BeforeValidator(listed)] = []
 >>>>>>> formats
+=======
+    key: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field([])
+>>>>>>> values
     # replace: the table has the records of every day; a file replaces those of its own day.
     # upsert: the table has the newest record of each key.
     mode: Literal["replace", "upsert"] = "replace"
@@ -138,7 +178,25 @@ class Load(Part):
             raise ValueError(f"{self.table} is a table of feeds: give yours another name")
         if self.mode == "upsert" and not self.key:
             raise ValueError("upsert needs a key")
+        self._check_options()
         return self
+
+    def _check_options(self) -> None:
+        """Refuse an option for all columns that no column takes, or that contradicts one of a column."""
+        columns = {name: self.column(name) for name in self.columns}
+        for option in Options.model_fields.keys() & self.model_fields_set:
+            value = getattr(self, option)
+            if value is not None and not any(getattr(column, option) is not None for column in columns.values()):
+                raise ValueError(f"{option}: {value!r}: no column has a type that it is for: remove it")
+        for name, column in columns.items():
+            try:
+                column.check()
+            except ValueError as error:
+                raise ValueError(f"columns.{name}: {error}") from None
+
+    def column(self, name: str) -> Column:
+        """Return a column with the options for all columns that it takes."""
+        return self.columns[name].filled(self)
 
 
 class Feed(File, Part):
@@ -317,6 +375,16 @@ class Feed(File, Part):
     @property
     def offset(self) -> timedelta:
         return timedelta(days=self.day_offset)
+
+    @property
+    def own_columns(self) -> dict[str, str]:
+        """Return the columns that loading adds to each row, with their types."""
+        return {"feed_day": "DATE NOT NULL", "feed_row": "BIGINT NOT NULL"}
+
+    @property
+    def own_key(self) -> list[str]:
+        """Return those of them that tell what a file is for: what it replaces."""
+        return ["feed_day"]
 
     @property
     def directory(self) -> Path:

@@ -860,11 +860,11 @@ def batches(feed, tmp_path, content):
 def test_bad_records_are_told_apart_and_the_good_ones_stay(feed, tmp_path):
     content = b"id,name\n1,one\n2\n3,three,3\n4,\xff\xfe\n5,five\n"
     rows, bad = batches(feed(), tmp_path, content)
-    assert rows == [("1", "one", "2025-10-20", 1), ("5", "five", "2025-10-20", 5)]
+    assert rows == [(1, "one", "2025-10-20", 1), (5, "five", "2025-10-20", 5)]
     assert [(number, reason) for number, reason, _ in bad] == [
         (2, "1 fields, and not 2"),
         (3, "3 fields, and not 2"),
-        (4, "name is not utf-8"),
+        (4, "name: '\\udcff\\udcfe' is not utf-8"),
     ]
 
 
@@ -873,18 +873,19 @@ def test_values_that_mysql_would_take_for_something_else_are_bad(feed, tmp_path)
     rows, bad = batches(
         dated, tmp_path, b"id,on_day\n1,2025-10-20\n2,20.10.25\n3,201025\n4,20251020\n5,\n6,2025/10/20\n"
     )
-    assert [row[1] for row in rows] == ["2025-10-20", "20251020", None, "2025/10/20"]
+    assert [row[1] for row in rows] == ["2025-10-20", "2025-10-20", None, "2025-10-20"]
     assert [number for number, _, _ in bad] == [2, 3]
     numbers = feed({"format": "jsonl", "load.columns": {"id": "int", "on_day": "date"}})
     rows, bad = batches(numbers, tmp_path, b'{"id": 1, "on_day": 201025}\n{"id": 2, "on_day": "2025-10-20"}\n')
     assert [row[:2] for row in rows] == [(2, "2025-10-20")]
-    assert bad[0][:2] == (1, "on_day: 201025 is not a date such as 2025-10-20; for another form use a parser")
+    assert bad[0][0] == 1
+    assert bad[0][1].startswith("on_day: 201025 is not a date such as 2025-10-20, with a time such as")
     strange = feed({"format": "jsonl", "load.columns": {"id": "int", "more": "json"}})
     lines = b'{"id": NaN, "more": 1}\n{"id": 2, "more": "a"}\n{"id": 3, "more": {"x": "\\ud83d"}}\n'
     rows, bad = batches(strange, tmp_path, lines)
     assert [row[:2] for row in rows] == [(2, '"a"')]
     assert [number for number, _, _ in bad] == [1, 3]
-    assert bad[0][:2] == (1, "id is nan")
+    assert bad[0][:2] == (1, "id: nan is no number")
     nested = feed({"format": "json", "load.columns": {"id": "int", "more": "json"}})
     rows, _ = batches(nested, tmp_path, b'[{"id": 1, "more": {"a": 1.5, "b": [2.25, 3]}}]')
     assert json.loads(rows[0][1]) == {"a": 1.5, "b": [2.25, 3]}
@@ -964,7 +965,8 @@ def test_a_large_file_is_read_in_bounded_memory(feed, tmp_path):
         for _ in range(30):
             file.write(b"1,something that is somewhat longer\n" * 30_000)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert sum(len(rows) for rows, _ in load._batches(feed(), path, "2025-10-20")) == 900_000
+    small = feed({"load.columns": {"id": "int", "name": "varchar(60)"}})
+    assert sum(len(rows) for rows, _ in load._batches(small, path, "2025-10-20")) == 900_000
     # KiB, of a file of 30 MB.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000
 
