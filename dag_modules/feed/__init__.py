@@ -1,14 +1,9 @@
 """Feeds as data: each feeds/NAME.yml becomes NAME_fetch, which runs on the edge, and NAME_load, which runs on Celery.
 
-<<<<<<< HEAD
-docs/feeds.md says how to write one. The modules: model (what may stand in the file), fetch (from the outside service to
-the NAS), parse (from a file to records), values (from a value to what a column gets), load (from records to MySQL) and
-tell (by mail or webhook). The command airflow-feed: check (without Airflow) and days (on the main server).
-=======
-docs/feeds.md says how to write one. The modules: model, with source, fields and times (what may stand in the file);
-fetch, with http, session, pages, sftp and resume (from the outside service to the NAS); parse (from a file to records);
-values (from a value to what a column gets); load (from records to MySQL).
->>>>>>> source
+docs/feeds.md says how to write one. The modules: model, with source, file, column, fields and times (what may stand
+there); fetch, with http, session, pages, sftp and resume (from the outside service to the NAS); parse (from a file to
+records); values (from a value to what a column gets); load (from records to MySQL); tell (by mail or webhook). The
+command airflow-feed: check (without Airflow) and days (on the main server).
 """
 
 from __future__ import annotations
@@ -72,31 +67,17 @@ def _fetch_dag(feed: Feed) -> DAG:
             outlets=[arrival],
             **_attempts(feed),
         )
-<<<<<<< HEAD
         def fetch(dag_run=None, logical_date=None, outlet_events=None, ti=None):
-            """Bring the day's file from the outside service to the NAS."""
-            from feed.fetch import NotThereYet, fetch_file
-
-            day = day_of(logical_date, dag_run.run_after, feed.zone) + feed.offset
-            with reason_kept(feed, ti):
-                try:
-                    manifest = fetch_file(feed, day)
-                except NotThereYet as late:
-                    feed.too_late(late, dag_run.run_after)
-                    print(f"{late}; looking again in {feed.late.every}")
-                    return PokeReturnValue(is_done=False)
-=======
-        def fetch(dag_run=None, logical_date=None, outlet_events=None) -> PokeReturnValue:
             """Bring the run's file from the outside service to the NAS."""
             from feed.fetch import NotThereYet, fetch_file
 
-            try:
-                manifest = fetch_file(feed, *feed.when(logical_date or dag_run.run_after))
-            except NotThereYet as late:
-                feed.too_late(late, dag_run.run_after)
-                print(f"{late}; looking again in {feed.look_again}")
-                return PokeReturnValue(is_done=False)
->>>>>>> source
+            with reason_kept(feed, ti):
+                try:
+                    manifest = fetch_file(feed, *feed.when(logical_date or dag_run.run_after))
+                except NotThereYet as late:
+                    feed.too_late(late, dag_run.run_after)
+                    print(f"{late}; looking again in {feed.look_again}")
+                    return PokeReturnValue(is_done=False)
             print(f"{manifest['path']}: {manifest['bytes']} bytes, {manifest['rows']} records")
             outlet_events[arrival].extra = manifest
             return PokeReturnValue(is_done=True, xcom_value=manifest)

@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from feed.model import Feed
-from feed.parse import Bad, count, records
-from feed.values import value_of
+from feed.parse import Bad, count
+from feed.rows import rows
 
 # Characters of a cell, and of a rejected record, that are shown.
 CELL, RECORD = 32, 300
@@ -114,26 +114,18 @@ def checked_rows(feed: Feed, path: Path) -> Iterator[tuple[int, list, Bad | None
     :raises ValueError: the file as a whole is not what the feed says.
     """
     load = feed.load
+    places = [list(load.columns).index(name) for name in load.key]
     keys: dict[tuple, int] = {}
-    for number, record in enumerate(records(feed, path), 1):
-        if isinstance(record, Bad):
-            yield number, [], record
+    for number, row in rows(feed, path):
+        if isinstance(row, Bad):
+            yield number, [], row
             continue
-        try:
-            values = [
-                value_of(record.get(column.source or name), name, column, feed) for name, column in load.columns.items()
-            ]
-            row = dict(zip(load.columns, values, strict=True))
-            key = tuple(row[name] for name in load.key)
-            if None in key:
-                raise ValueError(f"{load.key[key.index(None)]} is empty, and belongs to the key")
-            # With upsert, the last record of a key counts.
-            if key and load.mode == "replace" and (other := keys.setdefault(key, number)) != number:
-                raise ValueError(f"record {other} has the key {', '.join(map(shown_value, key))}, too")
-        except ValueError as error:
-            yield number, [], Bad(str(error), str(record))
+        key = tuple(row[place] for place in places)
+        # With upsert, the last record of a key counts.
+        if key and load.mode == "replace" and (other := keys.setdefault(key, number)) != number:
+            yield number, [], Bad(f"record {other} has the key {', '.join(map(shown_value, key))}, too", str(row))
         else:
-            yield number, values, None
+            yield number, row, None
 
 
 def shown_value(value: object) -> str:

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 """Types of fields in feeds/NAME.yml: lengths of time, sizes, and texts in which a run's day and time are filled in."""
 
 from __future__ import annotations
@@ -16,20 +15,12 @@ SIZES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 DAY, TIME = date(2025, 10, 20), datetime(2025, 10, 20, 9, 30)
 # What a day cannot tell: hour, minute, second, zone.
 OF_A_TIME = re.compile(r"%[-_0^#]?[HIMSpfzZcXrRTs]")
-=======
-"""Kinds of fields that several mappings of a feed's file have."""
-
-from __future__ import annotations
-
-from pydantic import BaseModel, ConfigDict
->>>>>>> values
 
 
 class Part(BaseModel):
     """A mapping in the file. What is not a field is an error, for it would be ignored otherwise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-<<<<<<< HEAD
 
 
 def duration(value: object) -> timedelta:
@@ -104,5 +95,3 @@ Interval = Annotated[timedelta, BeforeValidator(duration), AfterValidator(more_t
 Shift = Annotated[timedelta, BeforeValidator(shift)]
 Size = Annotated[int, BeforeValidator(size)]
 Pattern = Annotated[str, BeforeValidator(pattern)]
-=======
->>>>>>> values

@@ -15,15 +15,10 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundExceptio
 import nas
 from feed.fetch import NEEDED, manifests, order
 from feed.model import Feed
-<<<<<<< HEAD
-from feed.parse import Bad, records
-from feed.tell import tell_rejected
-from feed.values import value_of
-=======
 from feed.parse import Bad
 from feed.rows import SHOWN, rows
 from feed.schema import make_table
->>>>>>> values
+from feed.tell import tell_rejected
 
 # The ledger: what has been loaded. A file that is older than one loaded for its day is `superseded`, and left out.
 LEDGER = """\
@@ -222,19 +217,14 @@ def _load_file(connection, feed: Feed, manifest: dict, path: Path) -> dict:
         number = rejected = 0
         if not superseded:
             if load.mode == "replace":
-<<<<<<< HEAD
                 whose = " AND ".join(f"{name} = %s" for name in feed.own_key)
                 cursor.execute(f"DELETE FROM `{load.table}` WHERE {whose}", (day, slot) if slot else (day,))  # noqa: S608
-            number, rejected = _insert(cursor, feed, path, day, slot, key)
-=======
-                cursor.execute(f"DELETE FROM `{load.table}` WHERE feed_day = %s", (day,))  # noqa: S608
             print(*narrow, sep="\n", end="\n" if narrow else "")
             try:
-                number, rejected = _insert(cursor, feed, path, day, key)
+                number, rejected = _insert(cursor, feed, path, day, slot, key)
             except ValueError as error:
                 # Too many bad records, perhaps because of this.
                 raise ValueError("; ".join([str(error), *narrow])) from error
->>>>>>> values
             if not number and feed.empty == "fail":
                 raise ValueError("it has no records")
         result |= {"records": number, "rows_loaded": number - rejected, "rows_rejected": rejected}
@@ -291,13 +281,9 @@ def _insert(cursor, feed: Feed, path: Path, day: str, slot: str | None, key: tup
         )
 
     number = 0
-<<<<<<< HEAD
-    for rows, bad in _batches(feed, path, day):
-        if slot:
-            rows = [(*row[:-1], slot, row[-1]) for row in rows]
-=======
     for batch, bad in _batches(feed, path, day):
->>>>>>> values
+        if slot:
+            batch = [(*row[:-1], slot, row[-1]) for row in batch]
         for one in bad:
             reject(*one)
         try:
@@ -356,44 +342,3 @@ def _is_about_a_row(error: Exception) -> bool:
 def _code(error: Exception) -> object:
     """Return MySQL's number of an error."""
     return error.args[0] if error.args else None
-<<<<<<< HEAD
-
-
-def _make_table(cursor, feed: Feed) -> None:
-    """Create the table unless it is there; look whether it fits when it is.
-
-    :raises ValueError: it lacks a column or the unique key (names the statement that helps), or is another feed's.
-    """
-    load = feed.load
-    key = [*(feed.own_key if load.mode == "replace" else []), *load.key]
-    index = f"PRIMARY KEY ({', '.join(f'`{name}`' for name in key)})" if load.key else "KEY (feed_day)"
-    columns = [f"`{n}` {c.type}{' NOT NULL' if n in load.key else ' NULL'}" for n, c in load.columns.items()]
-    columns += [*(f"{name} {type_}" for name, type_ in feed.own_columns.items()), index]
-    cursor.execute("SHOW TABLES LIKE %s", (load.table.replace("_", r"\_"),))
-    if not cursor.fetchone():
-        cursor.execute(
-            f"CREATE TABLE `{load.table}` ({', '.join(columns)}) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin"
-        )
-    cursor.execute(f"SHOW COLUMNS FROM `{load.table}`")
-    there = {row[0].lower() for row in cursor.fetchall()}
-    wanted = [*load.columns, *feed.own_columns]
-    if missing := [column for name, column in zip(wanted, columns, strict=False) if name.lower() not in there]:
-        raise ValueError(
-            f"table {load.table} lacks columns: ALTER TABLE `{load.table}` "
-            + ", ".join(f"ADD COLUMN {column}" for column in missing)
-        )
-    if load.key:
-        cursor.execute(f"SHOW INDEX FROM `{load.table}` WHERE Non_unique = 0")
-        unique: dict[str, set[str]] = {}
-        for row in cursor.fetchall():
-            unique.setdefault(row[2], set()).add(row[4].lower())
-        if {name.lower() for name in key} not in unique.values():
-            raise ValueError(
-                f"table {load.table} has no such unique key: ALTER TABLE `{load.table}` "
-                f"ADD UNIQUE KEY ({', '.join(f'`{name}`' for name in key)})"
-            )
-    cursor.execute("SELECT feed FROM feed_files WHERE table_name = %s AND feed <> %s LIMIT 1", (load.table, feed.name))
-    if other := cursor.fetchone():
-        raise ValueError(f"the feed {other[0]} loads into table {load.table}: give each feed a table of its own")
-=======
->>>>>>> values

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-import importlib.util
 import os
-=======
->>>>>>> formats
 import re
 from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
@@ -18,10 +14,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import yaml
 from croniter import CroniterBadDateError, croniter
 from pydantic import (
-<<<<<<< HEAD
-=======
-    AfterValidator,
->>>>>>> values
     BeforeValidator,
     Field,
     ValidationError,
@@ -30,29 +22,12 @@ from pydantic import (
 )
 
 import nas
-<<<<<<< HEAD
-<<<<<<< HEAD
+from feed.column import Column, Options
 from feed.fields import DAY, Duration, Interval, Part, Pattern, Shift, uses_time
+from feed.file import COMPRESSIONS, FORMATS, File, listed, packing_of
 from feed.source import Late, Pages, Source
 from feed.times import Times
 
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip"}
-=======
-from feed.file import COMPRESSIONS, FORMATS, File, listed, packing_of
-
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
->>>>>>> formats
-# Of MySQL's types, what a column may have; text keeps an empty value, the others take NULL for it.
-TEXT = r"(?:char|varchar|binary|varbinary)\(\d+\)|(?:tiny|medium|long)?(?:text|blob)"
-NUMBER = r"(?:(?:tiny|small|medium|big)?int|float|double|decimal\(\d+(?:, ?\d+)?\))(?: unsigned)?"
-TYPE = rf"{TEXT}|{NUMBER}|date|(?:datetime|timestamp|time)(?:\([0-6]\))?|year|json|boolean"
-=======
-from feed.column import Column, Options
-from feed.fields import Part
-
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip"}
->>>>>>> values
 NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 # Columns that loading adds to each row, and tables that it has.
 OWN_COLUMNS = ("feed_day", "feed_row")
@@ -85,59 +60,13 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-<<<<<<< HEAD
-class Column(Part):
-    # MySQL's type.
-    type: Annotated[str, Field(pattern=rf"^(?:{TYPE})$")] = "text"
-    # Where its value is: a name (default: the column's own), or without a header the field's number from 1, or
-    # 3-10 for the bytes 3 to 10 of a fixed-width line, or a path such as properties.mag (JSON, Parquet, XML).
-    source: Annotated[str | int | None, Field(alias="from")] = None
-    # A file may come without it; otherwise one without it in any record is refused.
-    optional: bool = False
-
-    @property
-    def is_text(self) -> bool:
-        return re.fullmatch(TEXT, self.type) is not None
-
-
-class Load(Part):
-=======
-class Source(Part):
-    # Airflow connection of the type http or sftp: address, login and password stand there.
-    connection: str
-    # On the service; {day:%Y%m%d} is the day that the file is for.
-    path: DayPattern
-    # Sent with the request (HTTP).
-    headers: dict[str, str] = Field({})
-    # Path on the service of a file with the digest: as sha256sum writes it, or the digest alone (MD5 to SHA-512).
-    checksum: DayPattern | None = None
-
-
-class Late(Part):
-    # The service has no such file yet: look again after this time,
-    every: Interval = timedelta(minutes=10)
-    # and for so long after the run's own time;
-    give_up_after: Duration = timedelta(hours=6)
-    # then the task fails, or it is skipped.
-    then: Literal["fail", "skip"] = "fail"
-
-
 class Load(Options):
->>>>>>> values
     # Airflow connection of the type mysql, with its schema.
     connection: str
     table: Annotated[str, Field(pattern=rf"^{NAME}$")]
     columns: Annotated[dict[Annotated[str, Field(pattern=rf"^{NAME}$")], Column], Field(min_length=1)]
     # Columns that no two records of a file share.
-<<<<<<< HEAD
-<<<<<<< HEAD
-    key: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field([])
-=======
-    key: Annotated[list[str], BeforeValidator(listed)] = []
->>>>>>> formats
-=======
-    key: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field([])
->>>>>>> values
+    key: Annotated[list[str], BeforeValidator(listed)] = Field([])
     # replace: the table has the records of every day; a file replaces those of its own day.
     # upsert: the table has the newest record of each key.
     mode: Literal["replace", "upsert"] = "replace"
@@ -220,28 +149,9 @@ class Feed(File, Part):
     # Queue of the edge worker.
     queue: str = "edge_queue"
     source: Source
-<<<<<<< HEAD
     # Name on the NAS, below filestorage/NAME. Default: 20251020 (20251020T0930 when source says the time), and the
     # ending of source.path.
     file: Pattern = ""
-    # Default: as the name's ending says.
-    compression: Literal["gzip", "bzip2", "xz", "zip", "none"] | None = None
-    format: Literal["csv", "json", "jsonl", "fixed", "rfc822"] | None = None
-    # A function of yours in place of a format: module:function, in a module beside the folder feeds.
-    parser: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
-    encoding: str = "utf-8"
-    # CSV: what separates fields, what encloses them (or none), and whether the first line names them.
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    quote: Annotated[str, Field(pattern="^(.|none)$")] = '"'
-    header: bool = True
-    # CSV and fixed: lines to leave out at the beginning.
-    skip_lines: Annotated[int, Field(ge=0)] = 0
-    # JSON: where the records are: `item` is an array's member, `data.item` one of an array below `data`.
-    records: str = "item"
-=======
-    # Name on the NAS, below filestorage/NAME. Default: 20251020, and the ending of source.path.
-    file: DayPattern = ""
->>>>>>> formats
     load: Load
 
     late: Late = Late()
@@ -301,37 +211,16 @@ class Feed(File, Part):
             raise ValueError("catchup needs a start_date: every day since then is fetched")
         if self.name == nas.ARRIVALS:
             raise ValueError("an Asset has this name already: give the file another one")
-<<<<<<< HEAD
-        if self.delimiter in "\r\n":
-            raise ValueError("delimiter: a line's end separates records: write the character between two fields")
-        if self.delimiter == self.quote:
-            raise ValueError("delimiter and quote are the same")
         has_pages = self.source.pages and not self.source.pages.ignore
         if has_pages and (self.format != "json" or not self.records.endswith("item")):
             raise ValueError("source.pages: for format json, with records in an array (records: item or data.item)")
-        if not self.is_utf8 and self.format == "json":
-            raise ValueError("encoding: JSON is UTF-8; for another one use a parser")
-        for name, column in self.load.columns.items():
-            where = column.source
-            if self.format == "fixed":
-                found = re.fullmatch(r"([1-9]\d*)-([1-9]\d*)", where) if isinstance(where, str) else None
-                if not (found and int(found[1]) <= int(found[2])):
-                    raise ValueError(f"load.columns.{name}.from: write the first and the last byte, such as 3-10")
-            elif self.format == "csv" and not self.header:
-                if not (isinstance(where, int) and where >= 1):
-                    raise ValueError(f"load.columns.{name}.from: without a header write the field's number, from 1")
-            elif isinstance(where, int):
-                raise ValueError(f"load.columns.{name}.from: write a field's name")
+        self.check_file(self.packing, {name: column.source for name, column in self.load.columns.items()})
         self._check_names()
         self._check_times()
         return self
 
     def _check_names(self) -> None:
         relative = PurePosixPath(self.file_name(DAY))
-=======
-        self.check_file(self.packing, {name: column.source for name, column in self.load.columns.items()})
-        relative = PurePosixPath(self.file_name(date(2025, 10, 20)))
->>>>>>> formats
         if relative.is_absolute() or ".." in relative.parts or relative.name.startswith("."):
             raise ValueError(
                 "file: leaves the directory of the feed, or is hidden: write a name such as {day:%Y%m%d}.csv"
@@ -375,16 +264,6 @@ class Feed(File, Part):
     @property
     def offset(self) -> timedelta:
         return timedelta(days=self.day_offset)
-
-    @property
-    def own_columns(self) -> dict[str, str]:
-        """Return the columns that loading adds to each row, with their types."""
-        return {"feed_day": "DATE NOT NULL", "feed_row": "BIGINT NOT NULL"}
-
-    @property
-    def own_key(self) -> list[str]:
-        """Return those of them that tell what a file is for: what it replaces."""
-        return ["feed_day"]
 
     @property
     def directory(self) -> Path:
@@ -462,18 +341,12 @@ class Feed(File, Part):
     @property
     def packing(self) -> str:
         """How a file is compressed."""
-<<<<<<< HEAD
-        suffix = PurePosixPath(self.file_name(DAY)).suffix
-        return self.compression or COMPRESSIONS.get(suffix, "none")
-=======
-        return self.compression or packing_of(self.file_name(date(2025, 10, 20)), of_a_parser=bool(self.parser))
->>>>>>> formats
+        return self.compression or packing_of(self.file_name(DAY), of_a_parser=bool(self.parser))
 
     def wanted(self) -> dict[str | int, str]:
         """Return the columns by where their values are in a record."""
         return {column.source or name: name for name, column in self.load.columns.items()}
 
-<<<<<<< HEAD
     @property
     def look_again(self) -> timedelta:
         """How long to wait until a file that is not there yet is looked for again."""
@@ -485,11 +358,10 @@ class Feed(File, Part):
         """After what time a run waits no longer: so that those that wait do not keep new ones from beginning."""
         after, is_said = self.late.give_up_after, "give_up_after" in self.late.model_fields_set
         return after if is_said or not self.by_time else min(after, self.times.shortest * WAITING)
-=======
+
     def needed(self) -> dict[str | int, bool]:
         """Return by where a column's value is whether each file has to have it."""
         return {column.source or name: not column.optional for name, column in self.load.columns.items()}
->>>>>>> formats
 
     def too_late(self, late: Exception, run_after: datetime) -> None:
         """Do what the policy says, when it is time to give up.
@@ -497,16 +369,11 @@ class Feed(File, Part):
         :raises AirflowSkipException: then: skip.
         :raises AirflowFailException: then: fail; without further attempts.
         """
-<<<<<<< HEAD
         # Not at the top: a controller checks feeds without Airflow.
         from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-        if datetime.now(self.zone) - run_after > self.late.give_up_after:
-            message = f"{late}, {self.late.give_up_after} after the run's time (late.give_up_after)"
-=======
         if datetime.now(self.zone) - run_after > self.give_up_after:
             message = f"{late}, {self.give_up_after} after the run's time (late.give_up_after)"
->>>>>>> source
             raise (AirflowSkipException if self.late.then == "skip" else AirflowFailException)(message)
 
 
