@@ -78,6 +78,9 @@ distclean: clean  ## remove the virtualenvs and caches, too
 	@$(PYTHON) -m venv --clear .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@.venv/bin/uv pip sync --quiet --python .venv --require-hashes requirements/controller.txt
+	@# The command `airflow-feed`, from the code that the hosts get.
+	@printf '#!/bin/sh\nPYTHONPATH="%s" exec "%s" -m feed "$$@"\n' '$(CURDIR)/dag_modules' '$(CURDIR)/.venv/bin/python' >.venv/bin/airflow-feed
+	@chmod +x .venv/bin/airflow-feed
 	@touch $@
 
 .venv-audit/ready: requirements/audit.txt

@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from airflow.sdk import Asset
+if TYPE_CHECKING:
+    from airflow.sdk import Asset
 
 # What a site has set reaches tasks through the environment of Airflow's units.
 # Where the NAS is mounted on every host.
@@ -36,8 +38,20 @@ def _zone(name: str) -> ZoneInfo:
 TIME_ZONE = _zone(os.environ.get("AIRFLOW__CORE__DEFAULT_TIMEZONE") or "Asia/Seoul")
 # Seconds that a reader waits for a file: another host's NFS client can show it late.
 PATIENCE = 30
-# "A file arrived on the NAS"; the extra of its events is the file's manifest.
-nas_filestorage = Asset("nas_filestorage")
+# The Asset "a file arrived on the NAS"; the extra of its events is the file's manifest.
+ARRIVALS = "nas_filestorage"
+
+
+def __getattr__(name: str) -> Asset:
+    """Make the Asset when it is asked for: a controller, which checks feeds, has no Airflow.
+
+    :raises AttributeError: there is no such name in this module.
+    """
+    if name != ARRIVALS:
+        raise AttributeError(f"module nas has no {name}")
+    from airflow.sdk import Asset
+
+    return Asset(ARRIVALS)
 
 
 def day_of(logical_date: datetime | None, run_after: datetime, zone: tzinfo = TIME_ZONE) -> date:
@@ -56,6 +70,7 @@ def publish(
     source: str = "",
     rows: int | Callable[[Path, str], int | None] | None = None,
     day: date | None = None,
+    time: datetime | None = None,
 ) -> dict:
     """Write a file so that other hosts see all of it or nothing, and return its manifest for the asset event.
 
@@ -63,9 +78,10 @@ def publish(
     directory, reaches the NAS's disk, and then takes its name. What has a name is never written again: the same content
     as that of the newest version changes nothing, other content becomes the next version, 20251020.v2.txt.
 
-    The manifest says path, version, sha256, bytes, rows, source, day and fetched_at; it lies beside the file, in
-    .20251020.txt.json, and may stay when the file is removed: its version is not given to other content. The rows can
-    be counted by a function: it gets the temporary file and its digest, and when it raises, nothing gets the name.
+    The manifest says path, version, sha256, bytes, rows, source, day, fetched_at and, if it is given, time. It lies
+    beside the file, in .20251020.txt.json, and may stay when the file is removed: its version is not given to other
+    content. The rows can be counted by a function: it gets the temporary file and its digest, and when it raises,
+    nothing gets the name.
 
     :raises ValueError: the content is empty, or the path is outside the NAS.
     :raises OSError: the NAS is full, away, read-only or not mounted; nothing has the name then.
@@ -92,7 +108,7 @@ def publish(
         "source": source,
         "day": day and day.isoformat(),
         "fetched_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-    }
+    } | ({"time": time.isoformat()} if time else {})
     beside = _beside(target)
     written, _, _ = _write_temporary(beside, [json.dumps(manifest).encode()])
     written.replace(beside)
@@ -145,6 +161,12 @@ def version_of(path: Path, number: int) -> Path:
     return path if number == 1 else path.with_name(f"{stem}.v{number}{suffix}")
 
 
+def first_of(path: Path, number: int) -> Path:
+    """Return the name of the first version of a file, by the name of another one."""
+    stem, suffix = _split(path)
+    return path.with_name(stem.removesuffix(f".v{number}") + suffix)
+
+
 def manifest_of(path: Path) -> dict | None:
     """Return the manifest that lies beside a file, or where the file was; None when there is none."""
     try:
@@ -160,7 +182,9 @@ def files(directory: Path) -> Iterator[Path]:
     It is what the server has at this moment: an NFS client can answer from memory what another host has changed since,
     and asks after a change of its own. Unlike Path.rglob(), it does not take an error for an empty directory.
 
-    :raises OSError: the NAS does not answer as it should.
+    A directory below it that is not ours to write (a NAS makes some for itself, such as @eaDir) is said and left alone.
+
+    :raises OSError: the NAS does not answer as it should, or the directory itself is not ours to write.
     """
     places = [directory]
     while places:
@@ -170,6 +194,11 @@ def files(directory: Path) -> Iterator[Path]:
             with os.scandir(place) as found:
                 entries = list(found)
         except FileNotFoundError:
+            continue
+        except PermissionError as error:
+            if place == directory:
+                raise
+            print(f"{place} is not ours to read and write: left alone ({error.strerror})")
             continue
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):

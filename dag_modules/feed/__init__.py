@@ -1,18 +1,21 @@
 """Feeds as data: each feeds/NAME.yml becomes NAME_fetch, which runs on the edge, and NAME_load, which runs on Celery.
 
-docs/feeds.md says how to write one. The modules: model (what may stand in the file), fetch (from the outside service to
-the NAS), parse (from a file to records), values (from a value to what a column gets), load (from records to MySQL).
+docs/feeds.md says how to write one. The modules: model, with source, file, column, fields and times (what may stand
+there); fetch, with http, session, pages, sftp and resume (from the outside service to the NAS); parse (from a file to
+records); values (from a value to what a column gets); load (from records to MySQL); tell (by mail or webhook). The
+command airflow-feed: check (without Airflow) and days (on the main server).
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-
-from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, PokeReturnValue, dag, task
+from typing import TYPE_CHECKING
 
 from feed.model import Feed
-from nas import day_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
 
 
 def dags(stub: str) -> tuple[DAG, DAG]:
@@ -35,7 +38,12 @@ def _attempts(feed: Feed) -> dict:
     }
 
 
+# Airflow is imported where DAGs are made: a controller checks feeds without Airflow.
 def _fetch_dag(feed: Feed) -> DAG:
+    from airflow.sdk import Asset, CronTriggerTimetable, PokeReturnValue, dag, task
+
+    from feed.tell import on_failure, reason_kept
+
     arrival = Asset(feed.name)
 
     @dag(
@@ -46,29 +54,30 @@ def _fetch_dag(feed: Feed) -> DAG:
         tags=["feed"],
         description=feed.description,
         doc_md=feed.text,
+        on_failure_callback=on_failure(feed),
     )
     def fetch_dag():
         # A sensor gives its slot back while the file is not there yet.
         @task.sensor(
             mode="reschedule",
-            poke_interval=feed.late.every,
-            timeout=feed.late.give_up_after,
+            poke_interval=feed.look_again,
+            timeout=feed.give_up_after,
             executor="EdgeExecutor",
             queue=feed.queue,
             outlets=[arrival],
             **_attempts(feed),
         )
-        def fetch(dag_run=None, logical_date=None, outlet_events=None) -> PokeReturnValue:
-            """Bring the day's file from the outside service to the NAS."""
+        def fetch(dag_run=None, logical_date=None, outlet_events=None, ti=None):
+            """Bring the run's file from the outside service to the NAS."""
             from feed.fetch import NotThereYet, fetch_file
 
-            day = day_of(logical_date, dag_run.run_after, feed.zone) + feed.offset
-            try:
-                manifest = fetch_file(feed, day)
-            except NotThereYet as late:
-                feed.too_late(late, dag_run.run_after)
-                print(f"{late}; looking again in {feed.late.every}")
-                return PokeReturnValue(is_done=False)
+            with reason_kept(feed, ti):
+                try:
+                    manifest = fetch_file(feed, *feed.when(logical_date or dag_run.run_after))
+                except NotThereYet as late:
+                    feed.too_late(late, dag_run.run_after)
+                    print(f"{late}; looking again in {feed.look_again}")
+                    return PokeReturnValue(is_done=False)
             print(f"{manifest['path']}: {manifest['bytes']} bytes, {manifest['rows']} records")
             outlet_events[arrival].extra = manifest
             return PokeReturnValue(is_done=True, xcom_value=manifest)
@@ -79,6 +88,10 @@ def _fetch_dag(feed: Feed) -> DAG:
 
 
 def _load_dag(feed: Feed) -> DAG:
+    from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, task
+
+    from feed.tell import on_failure, reason_kept
+
     arrival = Asset(feed.name)
 
     @dag(
@@ -92,22 +105,25 @@ def _load_dag(feed: Feed) -> DAG:
         tags=["feed"],
         description=feed.description,
         doc_md=feed.text,
+        on_failure_callback=on_failure(feed),
     )
     def load_dag():
         @task(**_attempts(feed))
-        def load(triggering_asset_events=None) -> list[dict]:
+        def load(triggering_asset_events=None, ti=None) -> list[dict]:
             """Load every file that is not in the ledger yet: those of the events, and any other."""
             from feed.load import load_files
 
-            return load_files(feed, [event.extra for event in triggering_asset_events.get(arrival, [])])
+            with reason_kept(feed, ti):
+                return load_files(feed, [event.extra for event in triggering_asset_events.get(arrival, [])])
 
         # Beside the load, not after it: the run is as good as its last tasks.
         @task(**_attempts(feed))
-        def clean_up() -> list[str]:
+        def clean_up(ti=None) -> list[str]:
             """Remove files that are loaded and older than `keep`, and what a power cut left unfinished."""
             from feed.load import remove_old_files
 
-            return remove_old_files(feed)
+            with reason_kept(feed, ti):
+                return remove_old_files(feed)
 
         load()
         clean_up()

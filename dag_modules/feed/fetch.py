@@ -4,77 +4,140 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
-import zlib
 from collections.abc import Container, Iterator
-from datetime import date
+from datetime import date, datetime
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 
 import nas
+from feed.http import Http
 from feed.model import Feed
+from feed.pages import check_alone, merged
 from feed.parse import count
+from feed.resume import NotThereYet, check_size
+from feed.sftp import Sftp
+from feed.source import Source
 
-# Bytes of a piece, at most. Over SFTP what has arrived of one when the line breaks is lost, and asked for again.
-CHUNK = 1 << 15
-# Seconds until a silent service counts as gone: to connect, and between two pieces.
-CONNECT, SILENCE = 10, 60
-# A transfer that breaks is resumed so many times in a row without a byte in between.
-RESUMES = 5
 # A list of digests is not larger.
 CHECKSUMS = 32 << 20
 # What loading needs of a manifest.
 NEEDED = {"path", "sha256", "day", "version", "fetched_at"}
-# What a web server may compress with on the way, although it is asked not to; zlib tells the two apart.
-ENCODINGS = ("gzip", "x-gzip", "deflate")
-ANY_WBITS = zlib.MAX_WBITS | 32
 DIGESTS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
+# Fields of source that one kind of service has.
+ONLY = {"http": {"query", "headers", "auth", "pages", "content_type"}, "sftp": {"at_rest"}}
 
 
-class NotThereYet(Exception):
-    """The service has no such file."""
-
-
-def fetch_file(feed: Feed, day: date) -> dict:
-    """Bring a day's file to the NAS and return its manifest; what is there with this content already, is the answer.
+def fetch_file(feed: Feed, day: date, time: datetime | None = None) -> dict:
+    """Bring the file of a day (and a time) to the NAS and return its manifest; what is there with this content already,
+    is the answer.
 
     Nothing gets the file's name that is truncated, has another digest than the service says, or cannot be read as what
     the feed says it is.
 
-    :raises NotThereYet: the service has no such file.
-    :raises AirflowSkipException: it is empty or unchanged, and the feed says to skip it then.
+    :raises NotThereYet: the service has no such file, or somebody is still writing it.
+    :raises AirflowSkipException: it is empty or unchanged, and the feed says to skip it then; an hour comes twice.
+    :raises AirflowFailException: another attempt would not help: no such connection, a login that is refused.
     :raises ValueError: it is not what it should be; names the reason.
     :raises OSError: the service or the NAS does not answer.
     """
-    remote = feed.source.path.format(day=day)
-    source = f"{feed.source.connection}:{remote}"
-    expected = _expected_digest(feed, day) if feed.source.checksum else ""
-    pieces = _checked(_pieces(feed, remote, decode=feed.packing == "none"), expected, source)
-    first = next(pieces, b"")
-    if not first:
-        _refuse(feed.empty, f"{source} is empty")
-    rows = partial(_inspect, feed, day, source)
-    return nas.publish(feed.path_of(day), chain([first], pieces), source=source, rows=rows, day=day)
+    time = time or feed.midnight(day)
+    if feed.is_asked_for_twice(day, time):
+        raise AirflowSkipException(
+            f"{time:%Y-%m-%d %H:%M} comes twice, for the clock is set back, and source.path or file are the same for"
+            " both: the second one is left out. Write %z into them, or timezone: UTC"
+        )
+    filled = feed.source.filled(day, time)
+    with _service(feed) as service:
+        if filled.marker and not service.has(service.place(filled.marker)):
+            raise NotThereYet(f"{service.shown(service.place(filled.marker))} (source.marker) is not there")
+        where = _found(service, filled) if filled.find else service.place(filled.address)
+        source = service.shown(where)
+        expected = _expected_digest(service, filled, where) if filled.checksum else ""
+        if filled.pages and not filled.pages.ignore:
+            pieces = merged(feed, service, where)
+        else:
+            pieces = service.pieces(where, decode=feed.packing == "none", is_file=True)
+        pieces = _checked(pieces, expected, source, filled.largest)
+        first = next(pieces, b"")
+        if not first:
+            _refuse(feed.empty, f"{source} is empty")
+        slot = time if feed.by_time else None
+        rows = partial(_inspect, feed, day, slot, source)
+        path = feed.path_of(day, time)
+        return nas.publish(path, chain([first], pieces), source=source, rows=rows, day=day, time=slot)
 
 
-def _inspect(feed: Feed, day: date, source: str, temporary: Path, sha256: str) -> int | None:
+def _service(feed: Feed) -> Http | Sftp:
+    """Return the service of a feed's connection.
+
+    :raises AirflowFailException: there is no such connection, it has another type, or one that lacks what source says.
+    """
+    name = feed.source.connection
+    try:
+        connection = BaseHook.get_connection(name)
+    except AirflowNotFoundException as error:
+        raise AirflowFailException(f"source.connection: {name} is not there: add it") from error
+    kind = connection.conn_type
+    if kind not in ONLY:
+        raise AirflowFailException(f"source.connection: {name} has the type {kind}: make it http or sftp")
+    for other, fields in ONLY.items():
+        if other != kind and (wrong := sorted(fields & feed.source.model_fields_set)):
+            raise AirflowFailException(
+                f"source.{wrong[0]} is for {other}, and the connection {name} has the type {kind}: remove it"
+            )
+    return (Http if kind == "http" else Sftp)(feed, connection)
+
+
+def _found(service: Http | Sftp, source: Source) -> str:
+    """Return the place of the file whose name is looked for.
+
+    :raises NotThereYet: no name is like that.
+    :raises ValueError: several are, and the feed does not say which one counts.
+    """
+    found = sorted(service.find(source))
+    where = service.shown(service.place(source.address))
+    if not found:
+        raise NotThereYet(f"{where} has no name like {source.find} (source.find)")
+    if len(found) > 1 and source.several == "fail":
+        names = [name for name, _, _ in found]
+        raise ValueError(
+            f"{where} has {len(found)} names like {source.find} (source.find): {', '.join(names[:10])}. Write it so"
+            " that one is, or source.several: last (by name) or newest (by time, SFTP)"
+        )
+    if source.several == "newest":
+        if isinstance(service, Http) and len(found) > 1:
+            raise AirflowFailException("source.several: links have no time: write last, which goes by name")
+        found.sort(key=lambda one: one[2])
+    return found[-1][1]
+
+
+def _inspect(feed: Feed, day: date, time: datetime | None, source: str, temporary: Path, sha256: str) -> int | None:
     """Look into a file before it gets its name; return how many records it has."""
     try:
         rows = count(feed, temporary)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
+    check_alone(feed, temporary, source)
     if rows == 0:
         _refuse(feed.empty, f"{source} has no records")
     if feed.unchanged != "accept":
-        earlier = [manifest for manifest in manifests(feed) if manifest["day"] < day.isoformat()]
-        newest = max(earlier, key=lambda manifest: (manifest["day"], manifest["version"]), default=None)
+        own = order({"day": day.isoformat(), "time": time and time.isoformat(), "version": 0})
+        earlier = [manifest for manifest in manifests(feed) if order(manifest)[:2] < own[:2]]
+        newest = max(earlier, key=order, default=None)
         if newest and newest["sha256"] == sha256:
             _refuse(feed.unchanged, f"{source} is what {newest['path']} is")
     return rows
+
+
+def order(manifest: dict) -> tuple[str, float, int]:
+    """Return what puts files into the order of what they are for."""
+    time = manifest.get("time")
+    return manifest["day"], datetime.fromisoformat(time).timestamp() if time else 0, manifest["version"]
 
 
 def manifests(feed: Feed, but: Container[str] = ()) -> list[dict]:
@@ -84,7 +147,10 @@ def manifests(feed: Feed, but: Container[str] = ()) -> list[dict]:
         path = beside.with_name(beside.name[1:-5])
         if not re.fullmatch(r"\..+\.json", beside.name) or str(path) in but:
             continue
-        manifest = nas.manifest_of(path)
+        try:
+            manifest = nas.manifest_of(path)
+        except PermissionError:
+            manifest = None
         if manifest and manifest.keys() >= NEEDED and manifest["day"]:
             found.append(manifest)
         else:
@@ -98,10 +164,13 @@ def _refuse(policy: str, message: str) -> None:
     raise ValueError(f"{message}: refused by the feed's policy")
 
 
-def _checked(pieces: Iterator[bytes], expected: str, source: str) -> Iterator[bytes]:
-    """Hand pieces on, and compare the digest at their end."""
+def _checked(pieces: Iterator[bytes], expected: str, source: str, largest: int) -> Iterator[bytes]:
+    """Hand pieces on, as far as source.largest, and compare the digest at their end."""
     digest = hashlib.new(DIGESTS[len(expected)], usedforsecurity=False) if expected else None
+    size = 0
     for piece in pieces:
+        size += len(piece)
+        check_size(source, size, largest)
         if digest:
             digest.update(piece)
         yield piece
@@ -109,15 +178,15 @@ def _checked(pieces: Iterator[bytes], expected: str, source: str) -> Iterator[by
         raise ValueError(f"{source} has the {digest.name} {digest.hexdigest()}, and its service says {expected}")
 
 
-def _expected_digest(feed: Feed, day: date) -> str:
-    """Return the digest that the service publishes for a day's file."""
-    listed = feed.source.checksum.format(day=day)
-    wanted = PurePosixPath(feed.source.path.format(day=day))
+def _expected_digest(service: Http | Sftp, source: Source, where: str) -> str:
+    """Return the digest that the service publishes for a file."""
+    listed = service.place(source.checksum)
+    wanted = PurePosixPath(unquote(where.partition("?")[0]) if isinstance(service, Http) else where)
     text = b""
-    for piece in _pieces(feed, listed):
+    for piece in service.pieces(listed):
         text += piece
         if len(text) > CHECKSUMS:
-            raise ValueError(f"{feed.source.connection}:{listed} is larger than {CHECKSUMS} bytes: no list of digests")
+            raise ValueError(f"{service.shown(listed)} is larger than {CHECKSUMS} bytes: no list of digests")
     lengths = "|".join(f"[0-9a-f]{{{length}}}" for length in DIGESTS)
     for line in text.decode(errors="replace").splitlines():
         # sha256sum, sha256sum --tag, or the digest alone.
@@ -126,179 +195,4 @@ def _expected_digest(feed: Feed, day: date) -> str:
         digest, name = (found[1], found[2]) if found else (tagged[2], tagged[1]) if tagged else ("", None)
         if digest and (not name or wanted.parts[-len(parts := PurePosixPath(name.strip()).parts) :] == parts):
             return digest.lower()
-    raise ValueError(f"{feed.source.connection}:{listed} has no digest of {wanted.name}")
-
-
-def _pieces(feed: Feed, path: str, *, decode: bool = True) -> Iterator[bytes]:
-    """Yield a remote file's content, resuming where it broke. decode: take off what a web server compressed on the way.
-
-    :raises AirflowFailException: there is no such connection, or it has another type; another attempt would not help.
-    """
-    try:
-        connection = BaseHook.get_connection(feed.source.connection)
-    except AirflowNotFoundException as error:
-        raise AirflowFailException(f"source.connection: {feed.source.connection} is not there: add it") from error
-    open_at = {"http": partial(_http, decode=decode), "sftp": _sftp}.get(connection.conn_type)
-    if not open_at:
-        raise AirflowFailException(
-            f"source.connection: {feed.source.connection} has the type {connection.conn_type}: make it http or sftp"
-        )
-    position, seen, breaks = 0, None, 0
-    while True:
-        try:
-            # A function of its own, so that what the NAS raises is not taken for the service's.
-            for piece, mark in open_at(feed, path, position, seen):
-                yield piece
-                position, seen, breaks = position + len(piece), mark, 0
-            return
-        except Broken as error:
-            breaks += 1
-            if not seen or breaks > RESUMES:
-                raise OSError(f"{feed.source.connection}:{path} broke off after {position} bytes: {error}") from error
-            print(f"{feed.source.connection}:{path} broke off after {position} bytes: {error}; resuming")
-            time.sleep(2**breaks)
-
-
-class Broken(Exception):
-    """The line broke, or the service fell silent."""
-
-
-def _http(
-    feed: Feed, path: str, position: int, seen: tuple | None, *, decode: bool
-) -> Iterator[tuple[bytes, tuple | None]]:
-    """Yield pieces from a position, each with what tells whether the file is still the same: its ETag and size."""
-    from airflow.providers.http.hooks.http import HttpHook
-    from requests import exceptions
-    from urllib3.exceptions import HTTPError
-
-    hook = HttpHook("GET", http_conn_id=feed.source.connection)
-    # The file as it is: a position in what a server compresses on the way means nothing.
-    session = _discreet(hook.get_conn(headers={**feed.source.headers, "Accept-Encoding": "identity"}))
-    url = hook.url_from_endpoint(path)
-    resume = {"Range": f"bytes={position}-", "If-Range": seen[0]} if position else {}
-    try:
-        # Said for the request: REQUESTS_CA_BUNDLE and the environment's proxies outrank what only the session says.
-        own = {"verify": session.verify, "proxies": session.proxies}
-        with session, session.get(url, headers=resume, stream=True, timeout=(CONNECT, SILENCE), **own) as answer:
-            if answer.status_code in (404, 410):
-                raise NotThereYet(f"{url}: {answer.status_code}")
-            if answer.status_code >= 500 and position:
-                raise Broken(f"{answer.status_code} {answer.reason}")
-            if not answer.ok:
-                said = answer.raw.read(200, decode_content=True).decode(errors="replace")
-                raise OSError(f"{url}: {answer.status_code} {answer.reason}: {said}")
-            size = int(answer.headers.get("Content-Length", -1))
-            if position:
-                part = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
-                if answer.status_code != 206 or not part or (int(part[1]), int(part[2])) != (position, seen[1]):
-                    raise OSError(f"{url} changed while it was read, or its server sends no parts: begin again")
-                size = seen[1]
-            elif answer.status_code != 200:
-                raise OSError(f"{url}: {answer.status_code} {answer.reason}, which was not asked for")
-            # Chunks have an end; without them and a length, a line that broke looks like the end.
-            is_open = size < 0 and not answer.raw.chunked and not feed.source.checksum
-            # A weak ETag does not say that the bytes are the same.
-            etag = answer.headers.get("ETag", "")
-            mark = etag if etag.startswith('"') else answer.headers.get("Last-Modified")
-            encoding = answer.headers.get("Content-Encoding", "").strip().lower() if decode else ""
-            seen = (mark, size) if mark and size >= 0 and encoding in ("", "identity") else None
-            # What is there, however little: it counts when the line breaks.
-            pieces = iter(partial(answer.raw.read1, CHUNK, decode_content=False), b"")
-            if encoding not in ("", "identity"):
-                if encoding not in ENCODINGS:
-                    raise OSError(f"{url} comes with Content-Encoding: {encoding}, which was not asked for")
-                pieces = _decompressed(pieces, encoding)
-            piece = b""
-            for more in pieces:
-                piece = more
-                yield piece, seen
-                position += len(piece)
-            if seen and position < size:
-                raise Broken(f"{size - position} bytes are missing")
-            if is_open and feed.packing == "none" and feed.format in ("csv", "jsonl", "fixed") and piece[-1:] != b"\n":
-                raise OSError(
-                    f"{url} ends within a line, and has no Content-Length: part of it may be missing. If its last line"
-                    " is always like that, say how to know that it is whole: source.checksum"
-                )
-    except (exceptions.ConnectionError, exceptions.Timeout, HTTPError) as error:
-        raise Broken(str(error)) from error
-
-
-def _decompressed(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
-    """Take off what a web server compressed on the way; unlike requests, see whether the compressed stream has an end.
-
-    :raises Broken: it ends early, or is not what its header says.
-    """
-    decoder, ended = zlib.decompressobj(ANY_WBITS), False
-    for packed in pieces:
-        rest = packed
-        while rest:
-            if ended:
-                # gzip may have several parts, and zeros behind the last one.
-                rest = rest.lstrip(b"\0")
-                if rest:
-                    decoder, ended = zlib.decompressobj(ANY_WBITS), False
-                continue
-            try:
-                piece = decoder.decompress(rest, CHUNK)
-            except zlib.error as error:
-                raise Broken(f"its {encoding} (Content-Encoding) is broken: {error}") from error
-            ended, rest = decoder.eof, decoder.unused_data if decoder.eof else decoder.unconsumed_tail
-            if piece:
-                yield piece
-    # It may have kept some bytes back.
-    if kept := decoder.flush():
-        yield kept
-    if not decoder.eof:
-        raise Broken(f"its {encoding} (Content-Encoding) ends early: part of it is missing")
-
-
-def _discreet(session):
-    """Let a session keep the headers of the connection and the feed to itself when it is sent to another host.
-
-    requests does so with Authorization alone, and these may be keys, too.
-    """
-    from requests.utils import default_headers
-
-    own, rebuild_auth = session.headers.keys() - default_headers().keys(), session.rebuild_auth
-
-    def rebuild(request, answer):
-        rebuild_auth(request, answer)
-        if session.should_strip_auth(answer.request.url, request.url):
-            for name in own:
-                request.headers.pop(name, None)
-
-    session.rebuild_auth = rebuild
-    return session
-
-
-def _sftp(feed: Feed, path: str, position: int, seen: tuple | None) -> Iterator[tuple[bytes, tuple]]:
-    """Yield pieces from a position, each with what tells whether the file is still the same: its size and time."""
-    from airflow.providers.sftp.hooks.sftp import SFTPHook
-    from paramiko import AuthenticationException, BadHostKeyException, SSHException
-
-    try:
-        with SFTPHook(ssh_conn_id=feed.source.connection).get_managed_conn() as client:
-            client.get_channel().settimeout(SILENCE)
-            try:
-                now = client.stat(path)
-            except FileNotFoundError as error:
-                raise NotThereYet(f"{feed.source.connection}:{path}: no such file") from error
-            if seen and (now.st_size, now.st_mtime) != seen:
-                raise ValueError(f"{feed.source.connection}:{path} changed while it was read: begin again")
-            seen = (now.st_size, now.st_mtime)
-            with client.open(path) as file:
-                file.seek(position)
-                file.prefetch(now.st_size, max_concurrent_requests=64)
-                while piece := file.read(CHUNK):
-                    yield piece, seen
-                    position += len(piece)
-            after = client.stat(path)
-            if (after.st_size, after.st_mtime) != seen or position != now.st_size:
-                raise ValueError(f"{feed.source.connection}:{path} changed while it was read: begin again")
-    except (AuthenticationException, BadHostKeyException) as error:
-        raise PermissionError(f"{feed.source.connection}: {error}") from error
-    except (SSHException, EOFError, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise Broken(str(error) or type(error).__name__) from error
+    raise ValueError(f"{service.shown(listed)} has no digest of {wanted.name}")

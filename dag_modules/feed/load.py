@@ -13,10 +13,12 @@ from pathlib import Path
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
 import nas
-from feed.fetch import NEEDED, manifests
+from feed.fetch import NEEDED, manifests, order
 from feed.model import Feed
-from feed.parse import Bad, records
-from feed.values import value_of
+from feed.parse import Bad
+from feed.rows import SHOWN, rows
+from feed.schema import make_table
+from feed.tell import tell_rejected
 
 # The ledger: what has been loaded. A file that is older than one loaded for its day is `superseded`, and left out.
 LEDGER = """\
@@ -52,8 +54,11 @@ ABOUT_A_ROW = {1048, 1062, 1264, 1265, 1292, 1366, 1406, 1411, 1452, 1644, 3140,
 # Rows and characters of one INSERT; MySQL takes 64 MB (max_allowed_packet), of up to 8 bytes for a character.
 BATCH, BATCH_SIZE = 1000, 1 << 20
 # What it says about the feed, its table or its account, so that another attempt would not help: no right, no such
-# schema or column, a wrong statement, a key or a row that is too long, a type that there is not.
-FINAL = {1044, 1049, 1054, 1064, 1071, 1074, 1118, 1142, 1143, 1170, 1227, 1426, 1439}
+# schema or column, a wrong statement, a key or a row that is too long, a type that there is not, a column that needs a
+# value and gets none, a table without the primary key that the server requires.
+FINAL = {1044, 1049, 1054, 1064, 1071, 1074, 1118, 1142, 1143, 1170, 1227, 1364, 1426, 1439, 3750}
+# Warnings that are not about values: a word is deprecated, a statement is not safe to replicate.
+HARMLESS = {1287, 1592}
 # Seconds that a load waits for another of its feed.
 PATIENCE = 600
 # Seconds that its session may be silent: longer than a NAS is away, but not MySQL's usual eight hours, for which a host
@@ -82,7 +87,7 @@ def load_files(feed: Feed, announced: list[dict]) -> list[dict]:
     found = manifests(feed, but={path for path, _ in known})
     files = {(manifest["path"], manifest["sha256"]): manifest for manifest in chain(found, announced)}
     # A bad version that a good one has followed is superseded, and not refused again and again.
-    for key, manifest in sorted(files.items(), key=lambda item: (item[1]["day"], item[1]["version"]), reverse=True):
+    for key, manifest in sorted(files.items(), key=lambda item: order(item[1]), reverse=True):
         if key in known:
             continue
         try:
@@ -103,6 +108,7 @@ def load_files(feed: Feed, announced: list[dict]) -> list[dict]:
         else:
             print("{path}: {state}, {rows_loaded} of {records} records, {rows_rejected} bad".format(**result))
             results.append(result)
+            tell_rejected(feed, result)
     if failed:
         raise OSError("\n".join(failed + refused))
     if refused:
@@ -122,8 +128,8 @@ def remove_old_files(feed: Feed) -> list[str]:
         with _database(feed) as connection:
             old = {path for (path, _), day in _ledger(connection, feed).items() if day < oldest}
     for path in nas.files(feed.directory):
-        # One that another task has just finished is not there any more.
-        with suppress(FileNotFoundError):
+        # One that another task has just finished is not there any more; one of another owner stays.
+        with suppress(FileNotFoundError, PermissionError):
             is_unfinished = path.name[0] == "." and path.suffix != ".json"
             if str(path) in old or (is_unfinished and now - path.stat().st_mtime > UNFINISHED):
                 path.unlink()
@@ -146,9 +152,10 @@ def _database(feed: Feed):
             with closing(connection.cursor()) as cursor:
                 connection.autocommit(False)
                 connection.set_character_set("utf8mb4")
-                # A value that does not fit is an error, not a truncated one.
+                # A value that does not fit is an error, not a truncated one. Timestamps are written in UTC.
                 cursor.execute(
-                    "SET SESSION sql_mode = 'TRADITIONAL', wait_timeout = %s, innodb_lock_wait_timeout = %s",
+                    "SET SESSION sql_mode = 'TRADITIONAL', time_zone = '+00:00', wait_timeout = %s,"
+                    " innodb_lock_wait_timeout = %s",
                     (SILENCE, PATIENCE),
                 )
                 cursor.execute(LEDGER)
@@ -183,20 +190,25 @@ def _load_file(connection, feed: Feed, manifest: dict, path: Path) -> dict:
     """
     load, day, version = feed.load, manifest["day"], manifest["version"]
     key = (feed.name, manifest["path"], manifest["sha256"])
+    slot = feed.slot(manifest)
     with closing(connection.cursor()) as cursor:
         # One at a time, whoever loads; MySQL gives it back when the connection ends.
         cursor.execute("SELECT GET_LOCK(%s, %s)", (f"feed {feed.name}", PATIENCE))
         if cursor.fetchone()[0] != 1:
             raise TimeoutError(f"another load of {feed.name} has been running for {PATIENCE} s")
-        _make_table(cursor, feed)
+        narrow = make_table(cursor, feed)
         # What another has loaded meanwhile counts.
         connection.commit()
         cursor.execute(
-            "SELECT COALESCE(SUM(version > %s), 0), COALESCE(SUM(path = %s AND sha256 = %s), 0) FROM feed_files"
+            "SELECT path, sha256, version FROM feed_files"
             " WHERE feed = %s AND day = %s AND (state = 'loaded' OR version = %s)",
-            (version, *key[1:], feed.name, day, version),
+            (feed.name, day, version),
         )
-        superseded, loaded = map(bool, cursor.fetchone())
+        # Of a day that has several files, each has versions of its own.
+        first = nas.first_of(Path(key[1]), version)
+        others = [o for o in cursor.fetchall() if not slot or nas.first_of(Path(o[0]), o[2]) == first]
+        superseded = any(number > version for _, _, number in others)
+        loaded = any((path, sha256) == key[1:] for path, sha256, _ in others)
         result = {"path": manifest["path"], "state": "superseded" if superseded else "loaded"}
         if loaded:
             return result | {"state": "already loaded", "records": 0, "rows_loaded": 0, "rows_rejected": 0}
@@ -205,8 +217,14 @@ def _load_file(connection, feed: Feed, manifest: dict, path: Path) -> dict:
         number = rejected = 0
         if not superseded:
             if load.mode == "replace":
-                cursor.execute(f"DELETE FROM `{load.table}` WHERE feed_day = %s", (day,))  # noqa: S608
-            number, rejected = _insert(cursor, feed, path, day, key)
+                whose = " AND ".join(f"{name} = %s" for name in feed.own_key)
+                cursor.execute(f"DELETE FROM `{load.table}` WHERE {whose}", (day, slot) if slot else (day,))  # noqa: S608
+            print(*narrow, sep="\n", end="\n" if narrow else "")
+            try:
+                number, rejected = _insert(cursor, feed, path, day, slot, key)
+            except ValueError as error:
+                # Too many bad records, perhaps because of this.
+                raise ValueError("; ".join([str(error), *narrow])) from error
             if not number and feed.empty == "fail":
                 raise ValueError("it has no records")
         result |= {"records": number, "rows_loaded": number - rejected, "rows_rejected": rejected}
@@ -219,30 +237,32 @@ def _load_file(connection, feed: Feed, manifest: dict, path: Path) -> dict:
     return result
 
 
-def _insert(cursor, feed: Feed, path: Path, day: str, key: tuple[str, str, str]) -> tuple[int, int]:
+def _insert(cursor, feed: Feed, path: Path, day: str, slot: str | None, key: tuple[str, str, str]) -> tuple[int, int]:
     """Insert a file's records; return how many there are, and how many of them are bad and set aside.
 
     :raises ValueError: more are bad than may be.
     """
     load = feed.load
-    names = [*load.columns, "feed_day", "feed_row"]
+    names = [*load.columns, *feed.own_columns]
     listed = ", ".join(f"`{name}`" for name in names)
     statement = f"INSERT INTO `{load.table}` ({listed}) VALUES "  # noqa: S608 - names are checked by the model
     values = f"({', '.join(['%s'] * len(names))})"
     ending = ""
     if load.mode == "upsert":
-        # An older day never replaces a newer one; feed_day is compared until it is set itself, so it comes last.
-        changes = [name for name in names if name not in load.key and name != "feed_day"] + ["feed_day"]
+        # An older file never replaces a newer one; its day (or time) is compared until it is set, so that is last.
+        newest = feed.own_key[-1]
+        changes = [name for name in names if name not in load.key and name != newest] + [newest]
         old = f"`{load.table}`"
         ending = " AS feed_new ON DUPLICATE KEY UPDATE " + ", ".join(
-            f"{old}.`{name}` = IF(feed_new.feed_day >= {old}.feed_day, feed_new.`{name}`, {old}.`{name}`)"
+            f"{old}.`{name}` = IF(feed_new.{newest} >= {old}.{newest}, feed_new.`{name}`, {old}.`{name}`)"
             for name in changes
         )
     shown: list[str] = []
     rejected = 0
 
-    def insert(rows: list[tuple]) -> None:
-        cursor.execute(statement + ", ".join([values] * len(rows)) + ending, [value for row in rows for value in row])
+    def insert(some: list[tuple]) -> None:
+        cursor.execute(statement + ", ".join([values] * len(some)) + ending, [value for row in some for value in row])
+        _check_warnings(cursor)
 
     def reject(number: int, reason: str, text: str) -> None:
         nonlocal rejected
@@ -261,54 +281,58 @@ def _insert(cursor, feed: Feed, path: Path, day: str, key: tuple[str, str, str])
         )
 
     number = 0
-    for rows, bad in _batches(feed, path, day):
+    for batch, bad in _batches(feed, path, day):
+        if slot:
+            batch = [(*row[:-1], slot, row[-1]) for row in batch]
         for one in bad:
             reject(*one)
         try:
-            if rows:
-                insert(rows)
+            if batch:
+                insert(batch)
         except Exception as error:
             if not _is_about_a_row(error):
                 raise
             # InnoDB took the whole statement back; find the rows.
-            for row in rows:
+            for row in batch:
                 try:
                     insert([row])
                 except Exception as one:
                     if not _is_about_a_row(one):
                         raise
-                    text = json.dumps(row[:-2], default=str, ensure_ascii=False)
+                    text = json.dumps(row[: len(load.columns)], default=str, ensure_ascii=False)
                     reject(row[-1], f"MySQL {one.args[0]}: {one.args[1]}", text)
-        number += len(rows) + len(bad)
+        number += len(batch) + len(bad)
     return number, rejected
 
 
 def _batches(feed: Feed, path: Path, day: str) -> Iterator[tuple[list[tuple], list[tuple[int, str, str]]]]:
     """Yield the rows of a file in portions that one statement can take, each with the bad records in between."""
-    rows, bad, size = [], [], 0
-    for number, record in enumerate(records(feed, path), 1):
-        if isinstance(record, Bad):
-            bad.append((number, record.reason, record.text[:60000]))
+    batch, bad, size = [], [], 0
+    for number, row in rows(feed, path):
+        if isinstance(row, Bad):
+            bad.append((number, row.reason, row.text[:SHOWN]))
         else:
-            try:
-                row = [
-                    value_of(record.get(column.source or name), name, column, feed)
-                    for name, column in feed.load.columns.items()
-                ]
-            except ValueError as error:
-                bad.append((number, str(error), str(record)[:60000]))
-            else:
-                length = sum(len(value) for value in row if isinstance(value, str))
-                if rows and size + length > BATCH_SIZE:
-                    yield rows, bad
-                    rows, bad, size = [], [], 0
-                rows.append((*row, day, number))
-                size += length
-        if len(rows) + len(bad) >= BATCH:
-            yield rows, bad
-            rows, bad, size = [], [], 0
-    if rows or bad:
-        yield rows, bad
+            length = sum(len(value) for value in row if isinstance(value, (str, bytes)))
+            if batch and size + length > BATCH_SIZE:
+                yield batch, bad
+                batch, bad, size = [], [], 0
+            batch.append((*row, day, number))
+            size += length
+        if len(batch) + len(bad) >= BATCH:
+            yield batch, bad
+            batch, bad, size = [], [], 0
+    if batch or bad:
+        yield batch, bad
+
+
+def _check_warnings(cursor) -> None:
+    """Look whether MySQL has changed a value of the last statement, such as a table that others have made can let it.
+
+    :raises ValueError: it has; nothing of the file is loaded then.
+    """
+    cursor.execute("SHOW WARNINGS")
+    if warnings := [f"{code}: {text}" for _, code, text in cursor.fetchall() if code not in HARMLESS]:
+        raise ValueError(f"MySQL warns, nothing of the file is loaded: {'; '.join(warnings[:5])}")
 
 
 def _is_about_a_row(error: Exception) -> bool:
@@ -318,41 +342,3 @@ def _is_about_a_row(error: Exception) -> bool:
 def _code(error: Exception) -> object:
     """Return MySQL's number of an error."""
     return error.args[0] if error.args else None
-
-
-def _make_table(cursor, feed: Feed) -> None:
-    """Create the table unless it is there; look whether it fits when it is.
-
-    :raises ValueError: it lacks a column or the unique key (names the statement that helps), or is another feed's.
-    """
-    load = feed.load
-    key = [*(["feed_day"] if load.mode == "replace" else []), *load.key]
-    index = f"PRIMARY KEY ({', '.join(f'`{name}`' for name in key)})" if load.key else "KEY (feed_day)"
-    columns = [f"`{n}` {c.type}{' NOT NULL' if n in load.key else ' NULL'}" for n, c in load.columns.items()]
-    columns += ["feed_day DATE NOT NULL", "feed_row BIGINT NOT NULL", index]
-    cursor.execute("SHOW TABLES LIKE %s", (load.table.replace("_", r"\_"),))
-    if not cursor.fetchone():
-        cursor.execute(
-            f"CREATE TABLE `{load.table}` ({', '.join(columns)}) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin"
-        )
-    cursor.execute(f"SHOW COLUMNS FROM `{load.table}`")
-    there = {row[0].lower() for row in cursor.fetchall()}
-    wanted = [*load.columns, "feed_day", "feed_row"]
-    if missing := [column for name, column in zip(wanted, columns, strict=False) if name.lower() not in there]:
-        raise ValueError(
-            f"table {load.table} lacks columns: ALTER TABLE `{load.table}` "
-            + ", ".join(f"ADD COLUMN {column}" for column in missing)
-        )
-    if load.key:
-        cursor.execute(f"SHOW INDEX FROM `{load.table}` WHERE Non_unique = 0")
-        unique: dict[str, set[str]] = {}
-        for row in cursor.fetchall():
-            unique.setdefault(row[2], set()).add(row[4].lower())
-        if {name.lower() for name in key} not in unique.values():
-            raise ValueError(
-                f"table {load.table} has no such unique key: ALTER TABLE `{load.table}` "
-                f"ADD UNIQUE KEY ({', '.join(f'`{name}`' for name in key)})"
-            )
-    cursor.execute("SELECT feed FROM feed_files WHERE table_name = %s AND feed <> %s LIMIT 1", (load.table, feed.name))
-    if other := cursor.fetchone():
-        raise ValueError(f"the feed {other[0]} loads into table {load.table}: give each feed a table of its own")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
+import os
 import re
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from croniter import CroniterBadDateError, croniter
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -25,32 +22,18 @@ from pydantic import (
 )
 
 import nas
+from feed.column import Column, Options
+from feed.fields import DAY, Duration, Interval, Part, Pattern, Shift, uses_time
+from feed.file import COMPRESSIONS, FORMATS, File, listed, packing_of
+from feed.source import Late, Pages, Source
+from feed.times import Times
 
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip"}
-# Of MySQL's types, what a column may have; text keeps an empty value, the others take NULL for it.
-TEXT = r"(?:char|varchar|binary|varbinary)\(\d+\)|(?:tiny|medium|long)?(?:text|blob)"
-NUMBER = r"(?:(?:tiny|small|medium|big)?int|float|double|decimal\(\d+(?:, ?\d+)?\))(?: unsigned)?"
-TYPE = rf"{TEXT}|{NUMBER}|date|(?:datetime|timestamp|time)(?:\([0-6]\))?|year|json|boolean"
 NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 # Columns that loading adds to each row, and tables that it has.
 OWN_COLUMNS = ("feed_day", "feed_row")
 OWN_TABLES = ("feed_files", "feed_rejects", "feed_new")
-
-
-def duration(value: object) -> timedelta:
-    # More digits are more than a hundred years.
-    if isinstance(value, str) and (found := re.fullmatch(r"(\d{1,9}) ?([smhd])", value)):
-        length = timedelta(**{UNITS[found[2]]: int(found[1])})
-        if length <= timedelta(days=36500):
-            return length
-    raise ValueError("write a number and a unit: 30s, 10m, 6h or 7d; at most 36500d")
-
-
-def more_than_nothing(value: timedelta) -> timedelta:
-    if not value:
-        raise ValueError("write more than 0")
-    return value
+# Airflow has 16 runs of a DAG at a time; so many may wait for their files.
+WAITING = 12
 
 
 def cron(value: str) -> str:
@@ -63,18 +46,7 @@ def cron(value: str) -> str:
     return value
 
 
-def day_pattern(value: str) -> str:
-    try:
-        value.format(day=date(2025, 10, 20))
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise ValueError(f"only the day can be filled in, such as {{day:%Y%m%d}} ({error!r})") from None
-    return value
-
-
-Duration = Annotated[timedelta, BeforeValidator(duration)]
-Interval = Annotated[timedelta, BeforeValidator(duration), AfterValidator(more_than_nothing)]
 Cron = Annotated[str, BeforeValidator(cron)]
-DayPattern = Annotated[str, BeforeValidator(day_pattern)]
 
 
 class Loader(yaml.SafeLoader):
@@ -88,53 +60,13 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-class Part(BaseModel):
-    """A mapping in the file. What is not a field is an error, for it would be ignored otherwise."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Source(Part):
-    # Airflow connection of the type http or sftp: address, login and password stand there.
-    connection: str
-    # On the service; {day:%Y%m%d} is the day that the file is for.
-    path: DayPattern
-    # Sent with the request (HTTP).
-    headers: dict[str, str] = {}
-    # Path on the service of a file with the digest: as sha256sum writes it, or the digest alone (MD5 to SHA-512).
-    checksum: DayPattern | None = None
-
-
-class Late(Part):
-    # The service has no such file yet: look again after this time,
-    every: Interval = timedelta(minutes=10)
-    # and for so long after the run's own time;
-    give_up_after: Duration = timedelta(hours=6)
-    # then the task fails, or it is skipped.
-    then: Literal["fail", "skip"] = "fail"
-
-
-class Column(Part):
-    # MySQL's type.
-    type: Annotated[str, Field(pattern=rf"^(?:{TYPE})$")] = "text"
-    # Where its value is: a name (default: the column's own), or without a header the field's number from 1, or
-    # 3-10 for the bytes 3 to 10 of a fixed-width line.
-    source: Annotated[str | int | None, Field(alias="from")] = None
-    # A file may come without it; otherwise one without it in any record is refused.
-    optional: bool = False
-
-    @property
-    def is_text(self) -> bool:
-        return re.fullmatch(TEXT, self.type) is not None
-
-
-class Load(Part):
+class Load(Options):
     # Airflow connection of the type mysql, with its schema.
     connection: str
     table: Annotated[str, Field(pattern=rf"^{NAME}$")]
     columns: Annotated[dict[Annotated[str, Field(pattern=rf"^{NAME}$")], Column], Field(min_length=1)]
     # Columns that no two records of a file share.
-    key: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = []
+    key: Annotated[list[str], BeforeValidator(listed)] = Field([])
     # replace: the table has the records of every day; a file replaces those of its own day.
     # upsert: the table has the newest record of each key.
     mode: Literal["replace", "upsert"] = "replace"
@@ -152,6 +84,9 @@ class Load(Part):
         for name in value:
             if not isinstance(name, str):
                 raise ValueError(f"YAML takes the name of a column for {name!r}: write it in quotes")
+            # In braces YAML ends the type decimal(12,6) at its comma.
+            if isinstance(value[name], dict) and any(re.fullmatch(r"\d+\).*", str(field)) for field in value[name]):
+                raise ValueError(f'{name}: in braces write the type in quotes, such as {{type: "decimal(12,6)"}}')
         return {name: {"type": column} if isinstance(column, str) else column or {} for name, column in value.items()}
 
     @model_validator(mode="after")
@@ -172,10 +107,28 @@ class Load(Part):
             raise ValueError(f"{self.table} is a table of feeds: give yours another name")
         if self.mode == "upsert" and not self.key:
             raise ValueError("upsert needs a key")
+        self._check_options()
         return self
 
+    def _check_options(self) -> None:
+        """Refuse an option for all columns that no column takes, or that contradicts one of a column."""
+        columns = {name: self.column(name) for name in self.columns}
+        for option in Options.model_fields.keys() & self.model_fields_set:
+            value = getattr(self, option)
+            if value is not None and not any(getattr(column, option) is not None for column in columns.values()):
+                raise ValueError(f"{option}: {value!r}: no column has a type that it is for: remove it")
+        for name, column in columns.items():
+            try:
+                column.check()
+            except ValueError as error:
+                raise ValueError(f"columns.{name}: {error}") from None
 
-class Feed(Part):
+    def column(self, name: str) -> Column:
+        """Return a column with the options for all columns that it takes."""
+        return self.columns[name].filled(self)
+
+
+class Feed(File, Part):
     # From the file's name.
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
     # What the file says, for the page of the DAG.
@@ -187,6 +140,8 @@ class Feed(Part):
     timezone: str
     # The file is for the day of the run, in the time zone; -1: for the day before.
     day_offset: Annotated[int, Field(ge=-366, le=366)] = 0
+    # The file is for the time of the run; -1h: for an hour before.
+    time_offset: Shift = timedelta()
     # Backfills can go back to this day.
     start_date: date = date(2020, 1, 1)
     # Fetch every day since start_date: also those on which the main server was down, or the DAG paused.
@@ -194,22 +149,9 @@ class Feed(Part):
     # Queue of the edge worker.
     queue: str = "edge_queue"
     source: Source
-    # Name on the NAS, below filestorage/NAME. Default: 20251020, and the ending of source.path.
-    file: DayPattern = ""
-    # Default: as the name's ending says.
-    compression: Literal["gzip", "bzip2", "xz", "zip", "none"] | None = None
-    format: Literal["csv", "json", "jsonl", "fixed", "rfc822"] | None = None
-    # A function of yours in place of a format: module:function, in a module beside the folder feeds.
-    parser: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
-    encoding: str = "utf-8"
-    # CSV: what separates fields, what encloses them (or none), and whether the first line names them.
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    quote: Annotated[str, Field(pattern="^(.|none)$")] = '"'
-    header: bool = True
-    # CSV and fixed: lines to leave out at the beginning.
-    skip_lines: Annotated[int, Field(ge=0)] = 0
-    # JSON: where the records are: `item` is an array's member, `data.item` one of an array below `data`.
-    records: str = "item"
+    # Name on the NAS, below filestorage/NAME. Default: 20251020 (20251020T0930 when source says the time), and the
+    # ending of source.path.
+    file: Pattern = ""
     load: Load
 
     late: Late = Late()
@@ -217,6 +159,8 @@ class Feed(Part):
     empty: Literal["fail", "skip"] = "fail"
     # With the content of the day before: kept and loaded like any other, or the task is skipped, or fails.
     unchanged: Literal["accept", "skip", "fail"] = "accept"
+    # Airflow connection (smtp or http) that tells of a failed or late run, and of rejected records. Default: FEED_TELL.
+    tell: str | None = Field(default_factory=lambda: os.environ.get("FEED_TELL") or None)
     # Of both tasks, with a delay that doubles from retry_delay to max_retry_delay.
     retries: Annotated[int, Field(ge=0)] = 6
     retry_delay: Interval = timedelta(minutes=2)
@@ -259,50 +203,24 @@ class Feed(Part):
             raise ValueError("no such time zone: write a name such as Asia/Seoul or Europe/Berlin") from None
         return value
 
-    @field_validator("encoding")
-    @classmethod
-    def _is_encoding(cls, value: str) -> str:
-        try:
-            "".encode(value)
-        except LookupError:
-            raise ValueError("no such encoding: write one such as utf-8, cp949 or latin-1") from None
-        return value
-
-    @field_validator("parser")
-    @classmethod
-    def _is_there(cls, value: str | None) -> str | None:
-        module = (value or "").partition(":")[0]
-        # It is not imported here: an edge host may lack what it needs.
-        if value and not importlib.util.find_spec(module.partition(".")[0]):
-            raise ValueError(f"there is no module {module}: put {module}.py beside the folder feeds")
-        return value
-
     @model_validator(mode="after")
     def _agrees(self) -> Feed:
         if (self.format is None) == (self.parser is None):
-            raise ValueError("name either a format (csv, json, jsonl, fixed, rfc822) or a parser (module:function)")
+            raise ValueError(f"name either a format ({', '.join(FORMATS)}) or a parser (module:function)")
         if self.catchup and "start_date" not in self.model_fields_set:
             raise ValueError("catchup needs a start_date: every day since then is fetched")
-        if self.name == nas.nas_filestorage.name:
+        if self.name == nas.ARRIVALS:
             raise ValueError("an Asset has this name already: give the file another one")
-        if self.delimiter in "\r\n":
-            raise ValueError("delimiter: a line's end separates records: write the character between two fields")
-        if self.delimiter == self.quote:
-            raise ValueError("delimiter and quote are the same")
-        if not self.is_utf8 and self.format == "json":
-            raise ValueError("encoding: JSON is UTF-8; for another one use a parser")
-        for name, column in self.load.columns.items():
-            where = column.source
-            if self.format == "fixed":
-                found = re.fullmatch(r"([1-9]\d*)-([1-9]\d*)", where) if isinstance(where, str) else None
-                if not (found and int(found[1]) <= int(found[2])):
-                    raise ValueError(f"load.columns.{name}.from: write the first and the last byte, such as 3-10")
-            elif self.format == "csv" and not self.header:
-                if not (isinstance(where, int) and where >= 1):
-                    raise ValueError(f"load.columns.{name}.from: without a header write the field's number, from 1")
-            elif isinstance(where, int):
-                raise ValueError(f"load.columns.{name}.from: write a field's name")
-        relative = PurePosixPath(self.file_name(date(2025, 10, 20)))
+        has_pages = self.source.pages and not self.source.pages.ignore
+        if has_pages and (self.format != "json" or not self.records.endswith("item")):
+            raise ValueError("source.pages: for format json, with records in an array (records: item or data.item)")
+        self.check_file(self.packing, {name: column.source for name, column in self.load.columns.items()})
+        self._check_names()
+        self._check_times()
+        return self
+
+    def _check_names(self) -> None:
+        relative = PurePosixPath(self.file_name(DAY))
         if relative.is_absolute() or ".." in relative.parts or relative.name.startswith("."):
             raise ValueError(
                 "file: leaves the directory of the feed, or is hidden: write a name such as {day:%Y%m%d}.csv"
@@ -310,11 +228,34 @@ class Feed(Part):
         days = [date(2025, 1, 1) + timedelta(days=number) for number in range(800)]
         if len({self.file_name(day) for day in days}) < len(days):
             raise ValueError("file: two days would share one name: write year, month and day: {day:%Y%m%d}.csv")
-        return self
 
-    @property
-    def is_utf8(self) -> bool:
-        return self.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+    def _check_times(self) -> None:
+        """Refuse what does not tell the runs of a day apart."""
+        if self.day_offset and (self.source.uses_time or uses_time(self.file)):
+            raise ValueError("day_offset: for {time:...} write time_offset, such as -1h or -24h")
+        if not self.times.is_often:
+            return
+        if not (self.source.uses_time or self.file):
+            raise ValueError(
+                f"schedule: {self.schedule!r} has several runs a day, and nothing in source says which one asks: write"
+                " {time:%Y%m%d%H%M} into source.path; or into file, when the service has the newest under one address;"
+                " or, when each run fetches the day's file anew, name it: file: '{day:%Y%m%d}.csv'"
+            )
+        times = [time for number in range(3) for time in self.times.of(DAY + timedelta(days=number))]
+        if self.source.uses_time:
+            asked = [str(self.source.filled(DAY, time).patterns) for time in self.times.of(DAY)]
+            if len(set(asked)) < len(asked):
+                raise ValueError("source: two times of the schedule would ask for the same: write {time:%Y%m%d%H%M}")
+        if (self.source.uses_time or self.by_time) and len({self.file_name(t.date(), t) for t in times}) < len(times):
+            raise ValueError("file: two times of the schedule would share one name: write {time:%Y%m%dT%H%M} into it")
+        if self.by_time and "feed_time" in map(str.lower, self.load.columns):
+            raise ValueError("load: feed_time is added to each row by itself: give the column another name")
+        most = self.times.shortest * WAITING
+        if "give_up_after" in self.late.model_fields_set and self.late.give_up_after > most:
+            raise ValueError(
+                f"late.give_up_after: {self.late.give_up_after} is longer than {WAITING} runs take to begin, and"
+                f" Airflow has no more of them wait at a time: write at most {int(most.total_seconds()) // 60}m"
+            )
 
     @property
     def zone(self) -> ZoneInfo:
@@ -328,25 +269,99 @@ class Feed(Part):
     def directory(self) -> Path:
         return nas.FILESTORAGE / self.name
 
-    def file_name(self, day: date) -> str:
-        if self.file:
-            return self.file.format(day=day)
-        # .csv, or .csv.gz.
-        endings = PurePosixPath(self.source.path.format(day=day).partition("?")[0]).suffixes
-        return f"{day:%Y%m%d}{''.join(endings[-2:] if endings and endings[-1] in COMPRESSIONS else endings[-1:])}"
+    @cached_property
+    def times(self) -> Times:
+        return Times(self.schedule, self.zone)
 
-    def path_of(self, day: date) -> Path:
-        return self.directory / self.file_name(day)
+    @cached_property
+    def by_time(self) -> bool:
+        """A day has several files, each of its own time."""
+        return self.times.is_often and (uses_time(self.file) if self.file else self.source.uses_time)
+
+    @property
+    def own_columns(self) -> dict[str, str]:
+        """Return the columns that loading adds to each row, with their types. The time is in UTC."""
+        time = {"feed_time": "DATETIME NOT NULL"} if self.by_time else {}
+        return {"feed_day": "DATE NOT NULL", **time, "feed_row": "BIGINT NOT NULL"}
+
+    @property
+    def own_key(self) -> list[str]:
+        """Return those of them that tell what a file is for: what it replaces."""
+        return [name for name in self.own_columns if name != "feed_row"]
+
+    def slot(self, manifest: dict) -> str | None:
+        """Return what feed_time is in the rows of a file: a day's midnight, when it was fetched as the file of a day.
+
+        :raises ValueError: the feed has one file a day, and this is one of several.
+        """
+        time = manifest.get("time")
+        if not self.by_time:
+            if time:
+                raise ValueError(f"it is for {time}, and the feed has one file a day now: remove it from the NAS")
+            return None
+        moment = datetime.fromisoformat(time) if time else self.midnight(date.fromisoformat(manifest["day"]))
+        return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+    def when(self, moment: datetime) -> tuple[date, datetime]:
+        """Return the day and the time that the file of a run is for."""
+        # Where each run fetches the day's file anew, it is the day of the run.
+        own = datetime.fromtimestamp(moment.timestamp(), self.zone)
+        is_of_the_day = self.times.is_often and not self.by_time
+        time = self.times.moved(own if is_of_the_day else self.times.at(moment), self.time_offset)
+        return time.date() + self.offset, time
+
+    def midnight(self, day: date) -> datetime:
+        return datetime(day.year, day.month, day.day, tzinfo=self.zone)
+
+    def is_asked_for_twice(self, day: date, time: datetime) -> bool:
+        """Return whether an hour comes for the second time, and what it asks for (or its name) is that of the first."""
+        if not (self.by_time and self.times.is_every_hour and time.fold):
+            return False
+        first = time.replace(fold=0)
+        same_name = self.file_name(day, time) == self.file_name(day, first)
+        return same_name or (self.source.uses_time and self.source.filled(day, time) == self.source.filled(day, first))
+
+    def file_name(self, day: date, time: datetime | None = None) -> str:
+        time = time or self.midnight(day)
+        if self.file:
+            return self.file.format(day=day, time=time)
+        # .csv, or .csv.gz.
+        source = self.source.filled(day, time)
+        endings = PurePosixPath(source.find or source.path.partition("?")[0]).suffixes
+        ending = "".join(endings[-2:] if endings and endings[-1] in COMPRESSIONS else endings[-1:])
+        if not self.by_time:
+            return f"{day:%Y%m%d}{ending}"
+        # The second one, where the clock is set back.
+        again = f"{time:%z}" if time.fold and self.times.is_every_hour else ""
+        return f"{time:%Y%m%dT%H%M}{again}{ending}"
+
+    def path_of(self, day: date, time: datetime | None = None) -> Path:
+        return self.directory / self.file_name(day, time)
 
     @property
     def packing(self) -> str:
         """How a file is compressed."""
-        suffix = PurePosixPath(self.file_name(date(2025, 10, 20))).suffix
-        return self.compression or COMPRESSIONS.get(suffix, "none")
+        return self.compression or packing_of(self.file_name(DAY), of_a_parser=bool(self.parser))
 
     def wanted(self) -> dict[str | int, str]:
         """Return the columns by where their values are in a record."""
         return {column.source or name: name for name, column in self.load.columns.items()}
+
+    @property
+    def look_again(self) -> timedelta:
+        """How long to wait until a file that is not there yet is looked for again."""
+        every, is_said = self.late.every, "every" in self.late.model_fields_set
+        return every if is_said or not self.by_time else min(every, self.times.shortest / 2)
+
+    @property
+    def give_up_after(self) -> timedelta:
+        """After what time a run waits no longer: so that those that wait do not keep new ones from beginning."""
+        after, is_said = self.late.give_up_after, "give_up_after" in self.late.model_fields_set
+        return after if is_said or not self.by_time else min(after, self.times.shortest * WAITING)
+
+    def needed(self) -> dict[str | int, bool]:
+        """Return by where a column's value is whether each file has to have it."""
+        return {column.source or name: not column.optional for name, column in self.load.columns.items()}
 
     def too_late(self, late: Exception, run_after: datetime) -> None:
         """Do what the policy says, when it is time to give up.
@@ -354,8 +369,11 @@ class Feed(Part):
         :raises AirflowSkipException: then: skip.
         :raises AirflowFailException: then: fail; without further attempts.
         """
-        if datetime.now(self.zone) - run_after > self.late.give_up_after:
-            message = f"{late}, {self.late.give_up_after} after the run's time (late.give_up_after)"
+        # Not at the top: a controller checks feeds without Airflow.
+        from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+        if datetime.now(self.zone) - run_after > self.give_up_after:
+            message = f"{late}, {self.give_up_after} after the run's time (late.give_up_after)"
             raise (AirflowSkipException if self.late.then == "skip" else AirflowFailException)(message)
 
 
@@ -385,5 +403,6 @@ def _explain(problem: dict) -> str:
 def _fields(where: list[str]) -> list[str]:
     """Return the fields that a mapping can have, by where it is."""
     model = {"source": Source, "late": Late, "load": Load}.get(where[0], Feed) if where else Feed
-    model = Column if len(where) > 1 else model
+    if len(where) > 1:
+        model = Pages if where[0] == "source" else Column
     return [field.alias or name for name, field in model.model_fields.items() if name not in ("name", "text")]

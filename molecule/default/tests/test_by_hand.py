@@ -55,6 +55,7 @@ OURS = {
         "/etc/systemd/system/certificate-check-nginx.service",
         "/etc/systemd/system/certificate-check-nginx.timer",
         "/etc/systemd/system/nginx.service.d/airflow.conf",
+        "/usr/local/sbin/airflow-feed",
     },
     "edge1": {*WITH_AIRFLOW, "/etc/systemd/system/airflow-edge-worker.service"},
 }

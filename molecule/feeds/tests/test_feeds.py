@@ -124,19 +124,23 @@ def test_other_content_on_the_same_day_replaces_that_days_rows_and_no_others(fet
     assert rows(query, other) == [("1", "eins")]
 
 
-def test_a_file_can_be_loaded_once_more(airflow, fetch, loaded, query, put):
-    """As docs/feeds.md says: delete its line, trigger the load."""
+def test_a_day_can_be_reviewed_and_loaded_again(airflow, main1, fetch, loaded, query, put):
     day = TODAY - timedelta(days=7)
     put(day, "id,name\\n1,one\\nx,bad\\n")
     assert fetch("lab_csv", day)["state"] == "success"
     before = loaded("lab_csv", day)
     until(lambda: airflow.states("lab_csv_load") <= set(ENDED), 120)
     query(f"UPDATE lab_csv SET name = 'wrong' WHERE feed_day = '{day}'")
-    query(f"DELETE FROM feed_files WHERE feed = 'lab_csv' AND day = '{day}'")
-    run = airflow.follow(airflow.call("POST", "/api/v2/dags/lab_csv_load/dagRuns", {"logical_date": None}))
-    print(airflow.log(run, "load"))
+    review = main1.run(f"/usr/local/sbin/airflow-feed review lab_csv {day}")
+    assert review.rc == 1, review
+    assert "record 1: name: wrong becomes one" in review.stdout
+    # A review changes nothing.
+    assert rows(query, day) == [("1", "wrong")]
     assert loaded("lab_csv", day, seconds=5) == before
-    assert rows(query, day) == [("1", "one")]
+    print(main1.check_output(f"/usr/local/sbin/airflow-feed reload lab_csv {day}"))
+    until(lambda: rows(query, day) == [("1", "one")], 120)
+    assert loaded("lab_csv", day) == before
+    assert "1 of them would give the same rows" in main1.check_output(f"airflow-feed review lab_csv {day}")
 
 
 def test_bad_records_are_set_aside_up_to_the_limit_and_then_nothing_is_loaded(airflow, fetch, loaded, query, put):
