@@ -36,6 +36,8 @@ LISTS = (
     "reverse_proxy_user_sources",
     "reverse_proxy_worker_sources",
 )
+# Files on this machine, which lookups read while the playbooks run.
+FILES = ("airflow_base_requirements", "airflow_broker_authority", "airflow_database_authority", "api_authority")
 SETTINGS = ("airflow_base_settings", "airflow_celery_settings", "airflow_main_settings", "airflow_edge_settings")
 
 
@@ -309,6 +311,17 @@ def check_lists(site):
                 yield finding(hosts, f"{name} is the text '{value}', and has to be a list.", remedy)
 
 
+def check_files(site):
+    for name in FILES:
+        for value, hosts in site.by_value([host for host in site.airflow_hosts if site.has(host, name)], name):
+            path = Path(str(value or "")).expanduser()
+            # The site's own authority is created later. Ansible looks for a relative path in several directories.
+            is_own = path == Path(str(site.read(hosts[0], "secrets_directory", ""))).expanduser() / "authority.pem"
+            if path.is_absolute() and not is_own and not path.is_file():
+                what = f"{name} is '{value}', which is not a file on this machine."
+                yield finding(hosts, what, f"Write the file there, or correct {name}.")
+
+
 def check_settings(site):
     for name in SETTINGS:
         for value, hosts in site.by_value(site.airflow_hosts, name, {}):
@@ -354,6 +367,7 @@ CHECKS = (
     check_nas_version,
     check_mounts,
     check_lists,
+    check_files,
     check_settings,
     check_celery_settings,
     check_components,

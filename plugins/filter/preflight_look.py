@@ -102,9 +102,11 @@ def connections(groups, hostvars, host, present):
         found.append([url.hostname, port, f"airflow_url, {own['airflow_url']}"])
     for group in ("mysql", "redis") if host in celery else ():
         servers = [hostvars[server]["site_address"] for server in groups.get(group, []) if server != host]
+        reason = f"the group {group}"
         if group == "mysql" and not groups.get(group):
             servers = [own["airflow_database_host"]] if own.get("airflow_database_host") else []
-        found += [[server, int(own[f"site_{group}_port"]), f"the group {group}"] for server in servers]
+            reason = "airflow_database_host"
+        found += [[server, int(own[f"site_{group}_port"]), reason] for server in servers]
     return found
 
 
@@ -208,7 +210,7 @@ def check_firewall(seen, question):
     if seen["firewalls"]:
         names, ports = " and ".join(seen["firewalls"]), ", ".join(sorted(question["ports"], key=int))
         yield (
-            f"firewall_enabled is true, and {names} filters there, too: what one of both refuses stays refused.",
+            f"firewall_enabled is true, and {names} filters there, too: a connection needs the permission of both.",
             f"Turn {names} off; or set firewall_enabled to false for this host, and open "
             f"{f'the TCP ports {ports}' if ports else 'what the site needs'} in {names} as docs/security.md says.",
         )
@@ -229,13 +231,13 @@ def check_index(seen, _):
         if kind == "index":
             yield (
                 f"The index of Python packages, {url}, does not answer: {error}",
-                "Open the way there; or name a proxy (HTTPS_PROXY) or a mirror (UV_DEFAULT_INDEX and PIP_INDEX_URL) in "
-                "airflow_base_install_environment.",
+                "Allow the connection; or name a proxy (HTTPS_PROXY) or a mirror (UV_DEFAULT_INDEX and PIP_INDEX_URL) "
+                "in airflow_base_install_environment.",
             )
         elif kind == "apt":
             yield (
                 f"apt cannot fetch {url}: {error}",
-                "Open the way there, correct the sources in /etc/apt, or set Acquire::http::Proxy in its apt.conf.d.",
+                "Allow the connection, correct the sources in /etc/apt, or set Acquire::http::Proxy in its apt.conf.d.",
             )
 
 
@@ -249,7 +251,7 @@ def check_network(seen, question):
             if question["proxies"] and reasons[host, port].startswith("airflow_url"):
                 proxy = f" Workers do not use the proxy in {question['proxies'][0]} (airflow_base_environment)."
             yield (
-                f"There is no way to TCP port {port} of {host} ({reasons[host, port]}): {error}",
+                f"The host cannot connect to TCP port {port} of {host} ({reasons[host, port]}): {error}",
                 "Add the name to DNS or /etc/hosts, or correct the address."
                 if "name is not known" in error
                 else f"Open the port in the firewalls and routers between both, or correct the address.{proxy}",

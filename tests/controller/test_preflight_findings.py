@@ -13,7 +13,7 @@ PLUGINS = [
     for name in ("preflight", "preflight_external", "preflight_hosts", "preflight_limit")
 ]
 FILTERS = {name: function for plugin in PLUGINS for name, function in plugin["FilterModule"]().filters().items()}
-LISTS, SETTINGS = PLUGINS[0]["LISTS"], PLUGINS[0]["SETTINGS"]
+FILES, LISTS, SETTINGS = (PLUGINS[0][name] for name in ("FILES", "LISTS", "SETTINGS"))
 
 GROUPS = {group: ["main1"] for group in ("airflow_main", "airflow_celery", "mysql", "redis", "reverse_proxy")}
 GROUPS |= {"airflow_edge": ["edge1", "edge2"], "nas": []}
@@ -25,6 +25,7 @@ COMMON = {
     "reverse_proxy_port": 443,
     "site_nas_path": "/opt/airflow/filestorage",
 }
+OWN = {"airflow_database_host": "db.example.com", "airflow_broker_host": "redis.example.com"}
 
 
 def hostvars(common=None, **hosts):
@@ -147,6 +148,17 @@ def test_a_text_in_the_place_of_a_list(name):
     found = the_only(inventory({name: "a"}))
     assert found["what"] == f"{name} is the text 'a', and has to be a list."
     assert f'Write {name}: [a], on a command line -e \'{{"{name}": ["a"]}}\'' in found["remedy"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_not_on_this_machine(name, tmp_path):
+    path = tmp_path / "file.pem"
+    found = the_only(inventory({name: str(path)}, groups={"mysql": [], "redis": []}, main1=OWN))
+    assert found["what"] == f"{name} is '{path}', which is not a file on this machine."
+    path.touch()
+    # A relative path depends on where Ansible looks; the site's own authority is created later.
+    for value in (str(path), "", "requirements/main.txt", "/nowhere/secrets/authority.pem"):
+        assert inventory({name: value}, groups={"mysql": [], "redis": []}, main1=OWN) == []
 
 
 @pytest.mark.parametrize("kind", ["base", "celery", "main", "edge"])

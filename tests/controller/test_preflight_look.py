@@ -89,7 +89,7 @@ def test_what_hosts_have_to_reach():
     ]
     assert list(question("celery2", groups=two)["ports"]) == ["8793"]
     external = question("celery2", groups=two | {"mysql": []}, airflow_database_host="db.example.com")
-    assert ["db.example.com", 3306] in [to[:2] for to in external["connect"]]
+    assert ["db.example.com", 3306, "airflow_database_host"] in external["connect"]
     other = question("edge1", airflow_url="https://[2001:db8::1]:8443")["connect"]
     assert [to[:2] for to in other] == [["2001:db8::1", 8443]]
 
@@ -216,7 +216,7 @@ def test_too_little_room():
 )
 def test_a_main_server_that_an_edge_host_does_not_reach(error, remedy):
     found = the_only(findings({"errors": [["connect", "main1", 443, error]]}, question("edge1")))
-    assert found[0] == f"There is no way to TCP port 443 of main1 (airflow_url, https://main1): {error}"
+    assert found[0] == f"The host cannot connect to TCP port 443 of main1 (airflow_url, https://main1): {error}"
     assert found[1].startswith(remedy)
 
 

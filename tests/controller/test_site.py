@@ -177,6 +177,12 @@ def test_servers_of_the_users_own_without_tls(airflow):
     assert "/etc/airflow/database_authority.pem" not in said["files"]
 
 
+def test_the_mysql_driver_is_built_with_headers_that_mysqls_repository_does_not_depend_on(ask):
+    requirements = {"airflow_base_requirements": str(ROOT / "requirements/main.txt")}
+    found = ask("main1", {"packages": "{{ __airflow_base_build_packages }}"}, roles=["airflow_base"], **requirements)
+    assert {"libssl-dev", "zlib1g-dev", "libzstd-dev", "pkg-config"} <= set(found["packages"])
+
+
 def test_the_sites_own_servers_are_reached_as_before(airflow):
     said = airflow(groups=TWO_CELERY_HOSTS)
     assert said["settings"]["celery.broker_url"] == (

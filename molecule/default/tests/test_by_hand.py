@@ -11,7 +11,7 @@ from support import LAB, STATE, address
 from support.attack import play
 from support.pipeline import until
 
-# Files in directories of which programs read all. Of no package are those of Debian's scripts and of the lab,
+# Files in directories of which programs read every file. Those of Debian's scripts and of the lab belong to no package;
 DEBIANS = {
     *(f"/etc/pam.d/common-{name}" for name in ("account", "auth", "password", "session", "session-noninteractive")),
     "/etc/alternatives/my.cnf -> /etc/mysql/mysql.cnf",
@@ -34,7 +34,7 @@ DEBIANS = {
     "/usr/local/man -> share/man",
     *map(str, certificates()),
 }
-# and these, of site.yml.
+# neither do these files, which site.yml writes.
 WITH_AIRFLOW = {
     "/etc/needrestart/conf.d/airflow.conf",
     "/etc/systemd/system/airflow-.service.d/sandbox.conf",
@@ -138,7 +138,7 @@ def test_no_configuration_is_of_somebody_else(request, name):
     units = "sed -nE 's,  (usr/)?lib/systemd/,  /usr/lib/systemd/,p' /var/lib/dpkg/info/*.md5sums"
     changed = host.run(f"({packages}; {units}; cat /var/lib/ucf/hashfile) | md5sum --check --quiet").stdout.splitlines()
     changed = {line.split(":")[0] for line in changed}
-    # What site.yml writes to that of Redis is the next test's.
+    # site.yml edits redis.conf, which the next test reads.
     others = changed ^ ({"/etc/redis/redis.conf"} if name == "main1" else set())
     assert others == set(), f"changed by hand on {name}: {others}"
     places = "/etc/*.d /etc/*/*.d /etc/systemd /etc/mysql /etc/my.cnf /etc/nginx /etc/cron* /var/spool/cron /usr/local"

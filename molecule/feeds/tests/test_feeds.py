@@ -16,8 +16,8 @@ WWW = "/srv/outside/www"
 @pytest.fixture(scope="module", autouse=True)
 def feeds(airflow, dags_of_the_tests, put):
     """The project's feeds and those of the tests."""
-    # Unpausing fetches the file of 02:30 in Berlin, and the schedule the next one; one that is missing would be asked
-    # for every five seconds.
+    # Unpausing fetches the file of 02:30 in Berlin, and the schedule the next file. The DAG would ask
+    # for a missing file every five seconds.
     day = (datetime.now(ZoneInfo("Europe/Berlin")) - timedelta(hours=2, minutes=30)).date()
     for each in (day, day + timedelta(days=1)):
         put(each, "id,name\\n0,zero\\n")

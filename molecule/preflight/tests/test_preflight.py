@@ -147,7 +147,7 @@ def test_hosts_with_services_data_and_accounts_of_somebody_else(foreign):
         "The file system of /opt/airflow has",
         "airflow_base_uid is 50000, the uid of the account kim there",
         "airflow_base_gid is 50000, the gid of the group kim there",
-        "There is no way to TCP port 443 of main1.lab.test (airflow_url, https://main1.lab.test):",
+        "The host cannot connect to TCP port 443 of main1.lab.test (airflow_url, https://main1.lab.test):",
         "nas_server_path is /srv/foreign, which has files there and belongs to uid 0 and gid 0.",
     ):
         assert what in said, what

@@ -134,7 +134,7 @@ class Impostor:
                 self.heard += secure.recv(65536)
 
 
-# One request of the edge worker's client and one of a task's to each port, and what became of it.
+# Sends a request of the edge worker's client and one of a task's client to each port, and prints the results.
 CLIENTS = """
 import asyncio, json, os, sys, traceback
 from airflow.providers.edge3.cli.api_client import jobs_fetch
@@ -218,7 +218,7 @@ def test_a_forged_token_opens_nothing(airflow, name, audience, path):
     ("method", "begin", "seconds", "expected"),
     [
         ("worker/edge1", 0, 60, None),
-        # One that was made for another request, one that has ended, and those of a host whose clock is wrong.
+        # A token for another request, an expired token, and tokens of a host whose clock is wrong.
         ("jobs/fetch/edge1", 0, 60, 403),
         ("worker/edge1", -600, 60, 403),
         ("worker/edge1", 600, 60, 403),
