@@ -23,6 +23,7 @@ ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "0": "\0"}
 Places = dict[str, tuple[int, int]]
 # What an old system ends a file with.
 CONTROL_Z = "\x1a"
+ENDS = ("", CONTROL_Z)
 
 
 class Lines:
@@ -58,7 +59,7 @@ class Lines:
             ):
                 self.last = self.read()
                 self.number += 1
-        if not self.last or self.last == CONTROL_Z:
+        if len(self.last) < 2 and self.last in ENDS:
             raise StopIteration
         self.size += len(self.last)
         if self.size >= LIMIT:
