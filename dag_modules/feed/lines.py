@@ -8,8 +8,9 @@ import io
 import json
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from itertools import islice
 from typing import BinaryIO
 
@@ -22,6 +23,7 @@ ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "0": "\0"}
 Places = dict[str, tuple[int, int]]
 # What an old system ends a file with.
 CONTROL_Z = "\x1a"
+ENDS = ("", CONTROL_Z)
 
 
 class Lines:
@@ -37,48 +39,46 @@ class Lines:
         # Characters of the record that is being read; whoever reads sets it back.
         self.size = 0
         self.comments, self.only = tuple(feed.comment), tuple(feed.only)
+        self.leaves_out = bool(self.comments or self.only)
+        self.read = partial(self.text.readline, LIMIT)
         for _ in range(feed.skip_lines):
-            self.text.readline(LIMIT)
+            self.read()
             self.number += 1
-        self.read = self._but_the_footer(feed.skip_footer).__next__ if feed.skip_footer else self._line
+        if feed.skip_footer:
+            self.read = partial(next, _but_the_footer(self.read, feed.skip_footer), "")
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        while True:
-            is_begin = not self.size
-            self.last = self.read()
-            self.number += 1
-            if not self.last:
-                raise StopIteration
-            if is_begin and (
-                (self.comments and self.last.startswith(self.comments))
-                or (self.only and not self.last.startswith(self.only))
+        self.last = self.read()
+        self.number += 1
+        if self.leaves_out and not self.size:
+            while self.last and (
+                self.last.startswith(self.comments) or (self.only and not self.last.startswith(self.only))
             ):
-                continue
-            self.size += len(self.last)
-            if self.size >= LIMIT:
-                raise ValueError(
-                    f"the record that ends at line {self.number}, or later, is longer than {LIMIT} characters"
-                )
-            return self.last
+                self.last = self.read()
+                self.number += 1
+        if len(self.last) < 2 and self.last in ENDS:
+            raise StopIteration
+        self.size += len(self.last)
+        if self.size >= LIMIT:
+            raise ValueError(f"the record that ends at line {self.number}, or later, is longer than {LIMIT} characters")
+        return self.last
 
-    def _line(self) -> str:
-        line = self.text.readline(LIMIT)
-        return "" if line == CONTROL_Z else line
 
-    def _but_the_footer(self, footer: int) -> Iterator[str]:
-        """Yield the lines, but not the last ones that are not blank."""
-        held, full = deque(), 0
-        while line := self._line():
-            held.append(line)
-            full += not line.isspace()
-            while full > footer:
-                first = held.popleft()
-                full -= not first.isspace()
-                yield first
-        yield ""
+def _but_the_footer(read: Callable[[], str], footer: int) -> Iterator[str]:
+    """Yield the lines, but not the last ones that are not blank."""
+    held, full = deque(), 0
+    for line in iter(read, ""):
+        if line == CONTROL_Z:
+            continue
+        held.append(line)
+        full += not line.isspace()
+        while full > footer:
+            first = held.popleft()
+            full -= not first.isspace()
+            yield first
 
 
 def read_csv(file: BinaryIO, feed: Feed) -> Iterator[dict | Bad]:
@@ -110,18 +110,19 @@ def read_csv(file: BinaryIO, feed: Feed) -> Iterator[dict | Bad]:
         if not fields:
             continue
         names = header or range(1, len(fields) + 1)
-        if is_first and header and not lines.last.strip(f"-=+_| \t\r\n{feed.delimiter}"):
-            reason = f"a line below the header; to leave such lines out, write comment: {lines.last.strip()[:3]!r}"
-            yield Bad(reason, lines.last)
-        elif len(fields) != len(names) or len(fields) < least:
-            reason = f"{len(fields)} fields, and not {len(header) if header else least}"
-            yield Bad(reason, feed.delimiter.join(fields))
+        if is_first:
+            is_first = False
+            if header and not lines.last.strip(f"-=+_| \t\r\n{feed.delimiter}"):
+                begin = lines.last.strip()[:3]
+                yield Bad(f"a line below the header; to leave such lines out, write comment: {begin!r}", lines.last)
+                continue
+        if len(fields) != len(names) or len(fields) < least:
+            yield Bad(f"{len(fields)} fields, and not {len(header) if header else least}", feed.delimiter.join(fields))
         elif fields == first and len(fields) > 1:
             if feed.repeated_header == "refuse":
                 yield Bad("the header once more; to leave it out, write repeated_header: skip", lines.last)
         else:
             yield dict(zip(names, fields, strict=True))
-        is_first = False
 
 
 def _literal(line: str) -> str:

@@ -56,11 +56,10 @@ def records(feed: Feed, path: Path) -> Iterator[dict | Bad]:
     # In other formats a dot is one of a name.
     deep = deep if feed.format in ("json", "jsonl", "parquet", "xml") else {}
     with opened(feed, path) as file:
-        for record in parse(file, feed):
-            if numbered and isinstance(record, list):
-                record = dict(enumerate(record, 1))
-            if deep and isinstance(record, dict):
-                record |= _deeper(record, deep, is_xml)
+        found = parse(file, feed)
+        if deep or numbered:
+            found = (_arranged(record, deep, numbered, is_xml) for record in found)
+        for record in found:
             if isinstance(record, dict) and wanted.keys().isdisjoint(record):
                 yield Bad(f"it has none of {', '.join(map(str, wanted))}{_near(record, wanted)}", str(record))
             elif isinstance(record, (dict, Bad)):
@@ -71,14 +70,20 @@ def records(feed: Feed, path: Path) -> Iterator[dict | Bad]:
                 raise ValueError(f"{feed.parser} yields {type(record).__name__}: let it yield dictionaries, or Bad")
 
 
-def _deeper(record: dict, deep: dict[str, list[str]], is_xml: bool) -> dict:
-    """Return what lies deeper in a record, by where its columns look for it."""
+def _arranged(record: object, deep: dict[str, list[str]], numbered: bool, is_xml: bool) -> object:
+    """Return a record with the numbers of an array's members, and what lies deeper where its columns look for it."""
+    if numbered and isinstance(record, list):
+        return dict(enumerate(record, 1))
+    if not isinstance(record, dict):
+        return record
     found = {
         source: value_at(record, names, is_xml=is_xml)
         for source, names in deep.items()
         if is_xml or source not in record
     }
-    return {source: text_of(value) if is_xml else value for source, value in found.items() if value is not MISSING}
+    return record | {
+        source: text_of(value) if is_xml else value for source, value in found.items() if value is not MISSING
+    }
 
 
 def _not_an_object(record: object) -> str:

@@ -12,40 +12,51 @@ from feed.model import Feed
 from feed.record import LIMIT, Bad
 
 PIECE = 1 << 16
-# Members that say that there are more records elsewhere, in small letters and without _ - and @.
-NEXT = "next|nextpage|nextlink|odatanextlink|nexturl|nexthref|nexturi|nextcursor|nexttoken|nextpagetoken|nextrecordsurl"
-MORE = "hasmore|hasnext|hasnextpage|moreresults|istruncated"
-PAGES = "pages|totalpages|pagecount|numpages|numberofpages|lastpage|pagestotal"
-TOTAL = "total|totalcount|totalresults|totalrecords|totalitems|totalhits|recordstotal|numfound|nummatched"
+# Members that say that there are more records elsewhere; names also occur without -, with _, and with capital letters.
+NEXT = "next|next-page|next-link|next-url|next-href|next-uri|next-cursor|next-token|next-page-token|next-records-url"
+MORE = "has-more|has-next|has-next-page|more-results|is-truncated"
+PAGES = "pages|total-pages|page-count|num-pages|number-of-pages|last-page|pages-total"
+TOTAL = "total|total-count|total-results|total-records|total-items|total-hits|records-total|num-found|num-matched"
 # A total may be larger than the number of records for another reason, unless one of these is beside it.
-SIZE = "limit|offset|perpage|pagesize|page|skip|start|startindex|resultsperpage|itemsperpage|startat|maxresults"
+SIZE = (
+    "limit|offset|per-page|page-size|page|skip|start|start-index|results-per-page|items-per-page|start-at|max-results"
+)
+NAMES = {kind: set(kind.replace("-", "").split("|")) for kind in (NEXT, MORE, PAGES, TOTAL, SIZE)}
+# One of them, with a value that says so.
 PAGING = re.compile(
-    rb'"@?(?:odata\.)?(?:next|has|more|is_?truncated|pages|total|page|num|last_?page|number_?of|records_?total)', re.I
+    rf'"(?:@odata\.)?(?:{NEXT}|{MORE}|{PAGES}|{TOTAL})"\s*:\s*(?!null|false|""|[01]\s*[,}}])'.replace(
+        "-", "[-_]?"
+    ).encode(),
+    re.I,
 )
 
 
 class _Limited:
-    """A file of which no LIMIT bytes may be read without a record; remembers whether it has names of paging members."""
+    """A file of which no LIMIT bytes may be read without a record; keeps what was read since the last one."""
 
-    def __init__(self, file: BinaryIO, feed: Feed):
-        self.file, self.feed, self.begin = file, feed, file.tell()
-        self.since, self.end, self.is_paged = 0, b"", False
+    def __init__(self, file: BinaryIO, where: str):
+        self.file, self.where, self.begin = file, where, file.tell()
+        self.since, self.kept = 0, [b""]
 
-    def read(self, size: int = PIECE) -> bytes:
+    def read(self, size: int) -> bytes:
         if self.since > LIMIT:
-            where = self.feed.records
-            raise ValueError(f"no record ends within {LIMIT} bytes: is {where!r} (records) where they are?")
+            raise ValueError(f"no record ends within {LIMIT} bytes: is {self.where!r} (records) where they are?")
+        if not self.since:
+            # The last record ends in the last piece.
+            del self.kept[:-1]
         self.since += size
-        piece = self.file.read(size)
-        if not self.is_paged:
-            self.is_paged = PAGING.search(self.end + piece) is not None
-            self.end = piece[-32:]
-        return piece
+        self.kept.append(self.file.read(size))
+        return self.kept[-1]
 
     def again(self) -> BinaryIO:
         self.file.seek(self.begin)
-        self.since = 0
+        self.since, self.kept = 0, [b""]
         return self
+
+    @property
+    def is_paged(self) -> bool:
+        """Say whether something in what is kept may be about other pages."""
+        return PAGING.search(b"".join(self.kept)) is not None
 
 
 def read_json(file: BinaryIO, feed: Feed) -> Iterator[object]:
@@ -55,25 +66,24 @@ def read_json(file: BinaryIO, feed: Feed) -> Iterator[object]:
     """
     import ijson
 
-    limited, number = _Limited(file, feed), 0
+    limited, number, is_paged = _Limited(file, feed.records), 0, False
     array = feed.records.rpartition("item")[0].rstrip(".")
     try:
-        for number, record in enumerate(ijson.items(limited, feed.records), 1):  # noqa: B007 - whether there are any
+        for number, record in enumerate(ijson.items(limited, feed.records), 1):
+            if number == 1:
+                is_paged = limited.is_paged
             limited.since = 0
             yield record
+        is_paged = is_paged or limited.is_paged
         # An empty array has no records; a document in which it is not there is another one, an error's perhaps.
         if not number and not any(event[:2] == (array, "start_array") for event in ijson.parse(limited.again())):
             raise ValueError(f"it has no array where {feed.records!r} (records) says that the records are")
-        if array and limited.is_paged and getattr(feed.source, "pages", None) is None:
-            _refuse_page(ijson.parse(_unlimited(limited)), array, number)
+        if array and is_paged and getattr(feed.source, "pages", None) is None:
+            file.seek(limited.begin)
+            _refuse_page(ijson.parse(file), array, number)
     except ijson.JSONError as error:
         more = "; an object in each line is format: jsonl" if "garbage" in str(error) else ""
         raise ValueError(f"its JSON is broken: {' '.join(str(error).split())}{more}") from error
-
-
-def _unlimited(limited: _Limited) -> BinaryIO:
-    limited.again()
-    return limited.file
 
 
 def _refuse_page(events: Iterator[tuple[str, str, object]], array: str, number: int) -> None:
@@ -86,14 +96,15 @@ def _refuse_page(events: Iterator[tuple[str, str, object]], array: str, number: 
         if event not in ("string", "number", "boolean") or path.startswith(f"{array}.item") or value in ("", False):
             continue
         names = [re.sub("[-_@]", "", name.lower()) for name in path.split(".")]
-        is_more = event == "boolean" and re.fullmatch(MORE, names[-1])
-        is_pages = event == "number" and value > 1 and re.fullmatch(PAGES, names[-1])
-        is_next = event != "boolean" and any(re.fullmatch(NEXT, name) for name in (names[-1], *names[-2:-1]))
+        is_more = event == "boolean" and names[-1] in NAMES[MORE]
+        is_pages = event == "number" and value > 1 and names[-1] in NAMES[PAGES]
+        # next: {href: ...}, too.
+        is_next = event != "boolean" and not NAMES[NEXT].isdisjoint(names[-2:])
         if is_more or is_pages or is_next:
             raise ValueError(_page(path, value))
-        if event == "number" and value > number and re.fullmatch(TOTAL, names[-1]):
+        if event == "number" and value > number and names[-1] in NAMES[TOTAL]:
             total = _page(path, value)
-        beside = beside or (path if re.fullmatch(SIZE, names[-1]) else "")
+        beside = beside or (path if names[-1] in NAMES[SIZE] else "")
     if total and beside:
         raise ValueError(total)
 
