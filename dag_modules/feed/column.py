@@ -124,7 +124,10 @@ class Options(Part):
     @classmethod
     def _is_format(cls, value: list[str] | None) -> list[str] | None:
         for text in value or []:
-            compiled(text)
+            try:
+                compiled(text)
+            except ValueError as error:
+                raise ValueError(f"{text}: {error}" if len(value) > 1 else str(error)) from None
         return value
 
     @field_validator("timezone")
