@@ -150,10 +150,6 @@ class Column(Options):
     optional: bool = False
 
     @property
-    def is_text(self) -> bool:
-        return re.fullmatch(TEXT, self.type) is not None
-
-    @property
     def kind(self) -> Kind:
         return kind_of(self.type)
 

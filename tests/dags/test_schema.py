@@ -7,10 +7,11 @@ from unittest.mock import MagicMock
 import pytest
 import yaml
 
+import nas
 from feed import load
 from feed.column import kind_of
 from feed.model import Feed
-from feed.rows import rows, trial
+from feed.rows import rows, trial, trials
 from feed.schema import creation, held, make_table, united
 
 DAY = date(2025, 10, 20)
@@ -298,6 +299,18 @@ def test_a_trial_needs_no_database_and_says_each_reason(feed, tmp_path):
     assert "header has no id, name" in trial(small, path).refused
 
 
+def test_files_on_the_nas_are_tried_one_by_one(feed, tmp_path, monkeypatch):
+    monkeypatch.setattr(nas, "FILESTORAGE", tmp_path)
+    (tmp_path / nas.GUARD).touch()
+    small = feed({"id": "decimal(4,1)"})
+    manifests = [nas.publish(small.path_of(DAY), b"id\n1.25\n", day=DAY)]
+    manifests.append(manifests[0] | {"path": str(small.directory / "gone.csv")})
+    tried, gone = trials(small, manifests)
+    assert "id: '1.25' has 2 decimal places" in tried.first[0][1].reason
+    assert tried.refused == "1 of 1 records are bad (load.reject_limit: 0)"
+    assert "gone.csv" in gone.refused
+
+
 # -- Loading ----------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +321,17 @@ def test_a_session_writes_instants_in_utc(feed, monkeypatch):
     with load._database(feed(COLUMNS)):
         pass
     assert "time_zone = '+00:00'" in str(connection.cursor.return_value.execute.call_args_list[0])
+
+
+def test_bytes_reach_the_table_whatever_they_are(feed, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"id,raw\n1,\xff\xfe\n2,\xff\n")
+    cursor = MagicMock()
+    cursor.fetchall.return_value = []
+    load._insert(cursor, feed({"id": "int", "raw": "blob"}), path, "2025-10-20", ("small", str(path), "0"))
+    statement, values = cursor.execute.call_args_list[0].args
+    assert "(%s, UNHEX(%s), %s, %s)" in statement
+    assert values == [1, "fffe", "2025-10-20", 1, 2, "ff", "2025-10-20", 2]
 
 
 def test_a_warning_of_mysql_refuses_the_file(feed, tmp_path):
