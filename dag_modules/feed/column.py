@@ -124,7 +124,10 @@ class Options(Part):
     @classmethod
     def _is_format(cls, value: list[str] | None) -> list[str] | None:
         for text in value or []:
-            compiled(text)
+            try:
+                compiled(text)
+            except ValueError as error:
+                raise ValueError(f"{text}: {error}" if len(value) > 1 else str(error)) from None
         return value
 
     @field_validator("timezone")
@@ -145,10 +148,6 @@ class Column(Options):
     source: Annotated[str | int | None, Field(alias="from")] = None
     # A file may come without it; otherwise one without it in any record is refused.
     optional: bool = False
-
-    @property
-    def is_text(self) -> bool:
-        return re.fullmatch(TEXT, self.type) is not None
 
     @property
     def kind(self) -> Kind:

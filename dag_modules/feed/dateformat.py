@@ -122,11 +122,11 @@ def compiled(text: str) -> Format:
             letter = "b" if piece == "%h" else piece[1:]
             if letter not in NUMBERS and letter not in WORDS:
                 known = " ".join(f"%{name}" for name in (*NUMBERS, *WORDS))
-                raise ValueError(f"format: {text!r}: {piece} is not known: write some of {known}")
+                raise ValueError(f"{piece} is not known: write some of {known}")
             letters.append(letter)
             is_alone = not (_ends_with_digit(before) or _begins_with_digit(following))
             pattern += f"(?P<{SAME.get(letter, letter)}>{_expression(letter, is_alone)})"
-    _check(text, letters)
+    _check(letters)
     return Format(text, re.compile(pattern, re.ASCII | re.IGNORECASE), frozenset(letters))
 
 
@@ -150,7 +150,7 @@ def _expression(letter: str, is_alone: bool) -> str:
     return rf"\d{{1,{digits}}}" if letter in SHORT and is_alone else rf"\d{{{digits}}}"
 
 
-def _check(text: str, letters: list[str]) -> None:
+def _check(letters: list[str]) -> None:
     groups = [SAME.get(letter, letter).replace("Y", "y") for letter in letters]
     there = set(letters)
     wrong = ""
@@ -173,7 +173,7 @@ def _check(text: str, letters: list[str]) -> None:
     elif there & {"z", "Z"} and not there & {"H", "I"}:
         wrong = "an offset needs an hour"
     if wrong:
-        raise ValueError(f"format: {text!r}: {wrong}")
+        raise ValueError(wrong)
 
 
 def _stamp(parts: dict[str, str | None]) -> Stamp:

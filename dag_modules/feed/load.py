@@ -246,7 +246,9 @@ def _insert(cursor, feed: Feed, path: Path, day: str, slot: str | None, key: tup
     names = [*load.columns, *feed.own_columns]
     listed = ", ".join(f"`{name}`" for name in names)
     statement = f"INSERT INTO `{load.table}` ({listed}) VALUES "  # noqa: S608 - names are checked by the model
-    values = f"({', '.join(['%s'] * len(names))})"
+    # The driver would send bytes as text, of which MySQL says that it is not UTF-8.
+    kinds = {name: column.kind.family for name, column in load.columns.items()}
+    values = f"({', '.join('UNHEX(%s)' if kinds.get(name) == 'binary' else '%s' for name in names)})"
     ending = ""
     if load.mode == "upsert":
         # An older file never replaces a newer one; its day (or time) is compared until it is set, so that is last.
@@ -261,7 +263,8 @@ def _insert(cursor, feed: Feed, path: Path, day: str, slot: str | None, key: tup
     rejected = 0
 
     def insert(some: list[tuple]) -> None:
-        cursor.execute(statement + ", ".join([values] * len(some)) + ending, [value for row in some for value in row])
+        given = [value.hex() if value.__class__ is bytes else value for row in some for value in row]
+        cursor.execute(statement + ", ".join([values] * len(some)) + ending, given)
         _check_warnings(cursor)
 
     def reject(number: int, reason: str, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,22 @@ def rows(feed: Feed, path: Path) -> Iterator[tuple[int, list | Bad]]:
                 break
         else:
             yield number, row
+
+
+def trials(feed: Feed, manifests: Iterable[dict]) -> Iterator[Trial]:
+    """Yield what the feed of today would make of files on the NAS, without a database.
+
+    :raises OSError: the NAS is away or not mounted.
+    """
+    import nas
+
+    for manifest in manifests:
+        try:
+            path = nas.check(manifest, 0)
+        except (FileNotFoundError, ValueError) as error:
+            yield Trial(Path(manifest["path"]), refused=str(error))
+        else:
+            yield trial(feed, path)
 
 
 @dataclass

@@ -9,8 +9,9 @@ from feed.model import Feed
 
 # Bytes that a character can have.
 WIDEST = 4
-# Characters of the longest number, day or time that is written into a text column.
-WRITTEN = 70
+# Characters of a day or time that is written into a text column, at most; of an integer.
+WRITTEN = {"date": 10, "datetime": 26, "time": 17, "year": 4}
+LONGEST = 21
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,9 @@ def held(there: Kind | None, wanted: Kind) -> str:
     if families in (("datetime", "date"), ("integer", "year")):
         return "fits"
     if there.family == "text" and there.name != "char" and wanted.family not in ("timestamp", "binary", "float"):
-        return "fits" if _bytes(there) >= (_bytes(wanted) if wanted.family == "json" else WRITTEN) else "narrow"
+        needed = WRITTEN.get(wanted.family, wanted.size + 2 if wanted.family == "decimal" else LONGEST)
+        needed = BYTES["long"] if wanted.family == "json" else needed
+        return "fits" if (there.size or there.capacity) >= needed else "narrow"
     return "changes"
 
 
@@ -229,8 +232,6 @@ def _least(kind: Kind) -> float:
 
 def _bytes(kind: Kind) -> int:
     """Return how many bytes a column takes."""
-    if kind.family == "json":
-        return BYTES["long"]
     if kind.size:
         return kind.size * (WIDEST if kind.family == "text" else 1)
     return kind.capacity

@@ -151,7 +151,9 @@ def test_bad_records_are_set_aside_up_to_the_limit_and_then_nothing_is_loaded(ai
     assert rows(query, day) == [("1", "one"), ("5", "five")]
     reasons = query(f"SELECT feed_row, reason FROM feed_rejects WHERE path LIKE '%{day:%Y%m%d}.csv' ORDER BY feed_row")
     assert [row for row, _ in reasons] == ["2", "3", "4"]
-    for (_, reason), words in zip(reasons, ("is not an integer", "Duplicate entry", "Data too long"), strict=True):
+    for (_, reason), words in zip(
+        reasons, ("is not an integer", "Duplicate entry", "and varchar(20) takes 20"), strict=True
+    ):
         assert words in reason
     put(day, "id,name\\n7,seven\\nx,\\ny,\\nz,\\nw,\\n")
     assert fetch("lab_csv", day)["state"] == "success"
@@ -169,6 +171,72 @@ def test_bad_records_are_set_aside_up_to_the_limit_and_then_nothing_is_loaded(ai
     assert fetch("lab_csv", day)["state"] == "success"
     assert [line[1] for line in loaded("lab_csv", day, 3)] == ["loaded", "superseded", "loaded"]
     assert rows(query, day) == [("7", "seven")]
+
+
+@pytest.fixture(scope="module")
+def put_values(airflow, feeds, out1):
+    """Put a day's file of the feed lab_values on the outside service."""
+
+    def put_values(day, text):
+        out1.check_output(f"printf %s > {WWW}/values-{day:%Y%m%d}.csv", f"id;amount;seen_at;on_day\\n{text}")
+
+    # Unpausing fetches the file of 02:30 in Berlin, and the schedule the next one.
+    day = (datetime.now(ZoneInfo("Europe/Berlin")) - timedelta(hours=2, minutes=30)).date()
+    for each in (day, day + timedelta(days=1)):
+        put_values(each, "0;0;2025-10-20T00:00:00Z;2025-10-20\\n")
+    for part in ("load", "fetch"):
+        airflow.unpause(f"lab_values_{part}")
+    return put_values
+
+
+def test_each_value_in_the_table_is_the_one_of_the_file(fetch, loaded, query, put_values):
+    day = TODAY - timedelta(days=8)
+    put_values(
+        day,
+        "1;-1.234,56;2025-10-20T00:30:00Z;2025-10-20 00:30:00+09:00\\n"
+        "2;N/A;2025-07-01 02:30:00;2025-12-31 23:59:59.999999\\n"
+        # An amount of three places, and a time that comes twice in Berlin.
+        "3;1,234;2025-07-01 02:30:00;2025-10-20\\n"
+        "4;1,23;2025-10-26 02:30:00;2025-10-20\\n",
+    )
+    assert fetch("lab_values", day)["state"] == "success"
+    assert loaded("lab_values", day)[0][1:] == ("loaded", "4", "2", "2")
+    columns = "id, amount, UNIX_TIMESTAMP(seen_at), on_day"
+    found = query(f"SELECT {columns} FROM lab_values WHERE feed_day = '{day}' ORDER BY id")
+    assert found == [("1", "-1234.56", "1760920200", "2025-10-19"), ("2", "NULL", "1751329800", "2025-12-31")]
+    reasons = query(
+        f"SELECT reason FROM feed_rejects WHERE path LIKE '%/lab_values/{day:%Y%m%d}.csv' ORDER BY feed_row"
+    )
+    for (reason,), words in zip(reasons, ("amount: '1,234' has 3 decimal places", "comes twice"), strict=True):
+        assert words in reason
+
+
+def test_a_table_that_would_round_is_refused_with_the_statement_that_helps(airflow, fetch, loaded, query, put_values):
+    day = TODAY - timedelta(days=9)
+    # The table of an earlier feed, with fewer places.
+    until(lambda: airflow.states("lab_values_load") <= set(ENDED), 120)
+    query("ALTER TABLE lab_values MODIFY COLUMN amount decimal(12,1) NULL")
+    put_values(day, "1;1,25;2025-10-20T00:30:00Z;2025-10-20\\n")
+    assert fetch("lab_values", day)["state"] == "success"
+
+    def refused():
+        listed = airflow.call("GET", "/api/v2/dags/lab_values_load/dagRuns?order_by=-run_after&limit=1")["dag_runs"]
+        return listed[0] if listed and listed[0]["state"] == "failed" else None
+
+    run = until(refused, 120)
+    assert airflow.task(run, "load")["try_number"] == 1, "another attempt cannot help"
+    statement = "ALTER TABLE `lab_values` MODIFY COLUMN `amount` decimal(13,2) NULL"
+    assert statement in airflow.log(run, "load")
+    query(statement)
+    airflow.call("POST", "/api/v2/dags/lab_values_load/dagRuns", {"logical_date": None})
+    assert loaded("lab_values", day)[0][1] == "loaded"
+    assert query(f"SELECT amount FROM lab_values WHERE feed_day = '{day}'") == [("1.25",)]
+
+
+def test_a_feed_without_a_key_is_loaded_where_each_table_needs_a_primary_key(query):
+    """What the load of such a feed creates: the server accepts it."""
+    columns = "id int NULL, feed_day DATE NOT NULL, feed_row BIGINT NOT NULL, PRIMARY KEY (`feed_day`, `feed_row`)"
+    query(f"SET SESSION sql_require_primary_key = ON; CREATE TABLE lab_no_key ({columns}); DROP TABLE lab_no_key")
 
 
 def test_a_file_that_comes_late_and_whose_event_is_lost_is_loaded(airflow, fetch, loaded, query, put):
