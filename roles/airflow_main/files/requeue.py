@@ -1,0 +1,85 @@
+"""Put tasks back that were handed out and never began: without this, they wait for [scheduler] task_queued_timeout, a day.
+
+An edge job is handed out by the API (`restarting`) and begins when its worker reports it. A Celery message is in a list of Redis, and
+after its delivery among the unacknowledged messages until the task ends. Airflow 3.3.2 and edge3 5.1.0 notice neither a job whose
+worker died in between, nor a message that was lost. A job that no worker has asked for is left alone: it waits for its edge host.
+"""
+
+import json
+import logging
+import os
+import time
+
+import redis
+from sqlalchemy import bindparam, create_engine, text
+
+# Seconds between two looks; after so many seconds a task counts as lost that was handed out. An edge worker takes no answer that is
+# older than 30 s, and a task needs some seconds to its first call of the API, under load up to a minute.
+INTERVAL, LOST_AFTER = 30, 150
+
+log = logging.getLogger("requeue")
+
+# A task of which nobody has reported that it runs: another worker, or the same, may have it. Should its first worker come late after
+# all, the Execution API lets one of both begin.
+EDGE = text("""
+    UPDATE edge_job j JOIN task_instance t ON t.dag_id = j.dag_id AND t.task_id = j.task_id AND t.run_id = j.run_id
+        AND t.map_index = j.map_index AND t.try_number = j.try_number
+    SET j.state = 'queued'
+    WHERE j.state = 'restarting' AND t.state = 'queued' AND j.last_update < NOW() - INTERVAL :seconds SECOND
+""")
+CELERY = text("""
+    SELECT external_executor_id, queue FROM task_instance
+    WHERE state = 'queued' AND external_executor_id IS NOT NULL AND queued_dttm < NOW() - INTERVAL :seconds SECOND
+        AND COALESCE(executor, 'CeleryExecutor') LIKE '%CeleryExecutor'
+""")
+# The scheduler takes a task back that has been queued for longer than task_queued_timeout, and queues it again.
+STUCK = text("""
+    UPDATE task_instance SET queued_dttm = queued_dttm - INTERVAL :timeout SECOND
+    WHERE state = 'queued' AND external_executor_id IN :lost AND queued_dttm < NOW() - INTERVAL :seconds SECOND
+""").bindparams(bindparam("lost", expanding=True))
+
+
+def messages(broker: redis.Redis, queues: set[str]) -> set[str]:
+    """Return the ids of the tasks that have a message in Redis: waiting, or delivered and not acknowledged."""
+    # Celery's lists of one queue, one for each priority, begin with the queue's name.
+    lists = {key for queue in queues for key in [queue.encode(), *broker.scan_iter(f"{queue}\x06\x16*")]}
+    waiting = [json.loads(text) for key in lists for text in broker.lrange(key, 0, -1)]
+    delivered = [json.loads(text)[0] for text in broker.hvals("unacked")]
+    return {message["headers"]["id"] for message in waiting + delivered}
+
+
+def look(database, broker: redis.Redis, timeout: int) -> None:
+    with database.begin() as connection:
+        jobs = connection.execute(EDGE, {"seconds": LOST_AFTER}).rowcount
+        queued = dict(connection.execute(CELERY, {"seconds": LOST_AFTER}).tuples().all())
+    if jobs:
+        log.warning("Put %s edge jobs back that no worker has reported to run", jobs)
+    lost = set(queued)
+    # A message between the list and the unacknowledged is in neither; so a task is lost that has none at two moments.
+    for pause in (0, 5):
+        if lost:
+            time.sleep(pause)
+            lost -= messages(broker, set(queued.values()))
+    if lost:
+        with database.begin() as connection:
+            connection.execute(STUCK, {"seconds": LOST_AFTER, "timeout": timeout, "lost": sorted(lost)})
+        log.warning("Let the scheduler queue %s Celery tasks again whose messages are lost", len(lost))
+
+
+def main() -> None:
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    database = create_engine(os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], pool_pre_ping=True)
+    broker = redis.Redis.from_url(os.environ["AIRFLOW__CELERY__BROKER_URL"], socket_timeout=30)
+    timeout = int(os.environ["AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT"])
+    while True:
+        # The first pause is for workers that report what they did while the main server was away.
+        time.sleep(INTERVAL)
+        try:
+            look(database, broker, timeout)
+        except Exception:
+            # A database or broker that is away comes back.
+            log.exception("No look at the queued tasks; the next one is in %s s", INTERVAL)
+
+
+if __name__ == "__main__":
+    main()
