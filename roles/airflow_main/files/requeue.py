@@ -19,13 +19,17 @@ INTERVAL, LOST_AFTER = 30, 150
 
 log = logging.getLogger("requeue")
 
-# A task of which nobody has reported that it runs: another worker, or the same, may have it. Should its first worker come late after
-# all, the Execution API lets one of both begin.
+# Jobs of which nobody has reported that they run. Should the first worker come late after all, the Execution API lets one worker begin.
 EDGE = text("""
-    UPDATE edge_job j JOIN task_instance t ON t.dag_id = j.dag_id AND t.task_id = j.task_id AND t.run_id = j.run_id
+    SELECT j.dag_id, j.task_id, j.run_id, j.map_index, j.try_number
+    FROM edge_job j JOIN task_instance t ON t.dag_id = j.dag_id AND t.task_id = j.task_id AND t.run_id = j.run_id
         AND t.map_index = j.map_index AND t.try_number = j.try_number
-    SET j.state = 'queued'
     WHERE j.state = 'restarting' AND t.state = 'queued' AND j.last_update < NOW() - INTERVAL :seconds SECOND
+""")
+AGAIN = text("""
+    UPDATE edge_job SET state = 'queued'
+    WHERE dag_id = :dag_id AND task_id = :task_id AND run_id = :run_id AND map_index = :map_index AND try_number = :try_number
+        AND state = 'restarting' AND last_update < NOW() - INTERVAL :seconds SECOND
 """)
 CELERY = text("""
     SELECT external_executor_id, queue FROM task_instance
@@ -50,10 +54,10 @@ def messages(broker: redis.Redis, queues: set[str]) -> set[str]:
 
 def look(database, broker: redis.Redis, timeout: int) -> None:
     with database.begin() as connection:
-        jobs = connection.execute(EDGE, {"seconds": LOST_AFTER}).rowcount
+        for job in connection.execute(EDGE, {"seconds": LOST_AFTER}).mappings().all():
+            if connection.execute(AGAIN, {**job, "seconds": LOST_AFTER}).rowcount:
+                log.warning("Queued again, since no worker has reported that it runs: %s", dict(job))
         queued = dict(connection.execute(CELERY, {"seconds": LOST_AFTER}).tuples().all())
-    if jobs:
-        log.warning("Put %s edge jobs back that no worker has reported to run", jobs)
     lost = set(queued)
     # A message between the list and the unacknowledged is in neither; so a task is lost that has none at two moments.
     for pause in (0, 5):
@@ -63,12 +67,12 @@ def look(database, broker: redis.Redis, timeout: int) -> None:
     if lost:
         with database.begin() as connection:
             connection.execute(STUCK, {"seconds": LOST_AFTER, "timeout": timeout, "lost": sorted(lost)})
-        log.warning("Let the scheduler queue %s Celery tasks again whose messages are lost", len(lost))
+        log.warning("Handed to the scheduler, since Redis has no message of theirs: %s", ", ".join(sorted(lost)))
 
 
 def main() -> None:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
-    database = create_engine(os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], pool_pre_ping=True)
+    database = create_engine(os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], pool_pre_ping=True, isolation_level="READ COMMITTED")
     broker = redis.Redis.from_url(os.environ["AIRFLOW__CELERY__BROKER_URL"], socket_timeout=30)
     timeout = int(os.environ["AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT"])
     while True:
