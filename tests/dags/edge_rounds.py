@@ -26,7 +26,9 @@ class Worker(KIND):
             file.write(f"{workload.ti.run_id}\n")
         time.sleep(0.2)
         if workload.ti.run_id == "runs elsewhere":
-            error_file_path.write_text("airflow.sdk.exceptions.TaskAlreadyRunningError: Task instance is already running")
+            error_file_path.write_text(
+                "airflow.sdk.exceptions.TaskAlreadyRunningError: Task instance is already running"
+            )
             os._exit(1)
         os._exit(0)
 

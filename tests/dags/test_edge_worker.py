@@ -76,7 +76,13 @@ class Handler(BaseHTTPRequestHandler):
         if parts[0] == "worker":
             state = json.loads(body)["state"]
             now = "2026-01-01T00:00:00Z"
-            answer = {"state": state, "queues": ["edge"], "versions_match": True, "last_update": now, "concurrency": None}
+            answer = {
+                "state": state,
+                "queues": ["edge"],
+                "versions_match": True,
+                "last_update": now,
+                "concurrency": None,
+            }
         elif parts[:2] == ["jobs", "fetch"]:
             with self.server.lock:
                 self.server.asking += 1

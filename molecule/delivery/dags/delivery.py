@@ -41,7 +41,9 @@ for where, place in {"edge": EDGE, "celery": {}}.items():
 
         work.expand(number=numbers())
 
-    with DAG(f"delivery_{where}_again", **options | {"default_args": {"retries": 1, "retry_delay": timedelta(minutes=5)}}):
+    with DAG(
+        f"delivery_{where}_again", **options | {"default_args": {"retries": 1, "retry_delay": timedelta(minutes=5)}}
+    ):
 
         @task(**place)
         def work_again(params=None, dag_run=None, ti=None):
@@ -81,7 +83,6 @@ with DAG(
     start_date=datetime(2025, 1, 1),
     catchup=False,
     max_active_runs=40,
-    params={"until": Param("", type="string")},
 ):
 
     @task.sensor(mode="reschedule", poke_interval=600, timeout=7200)

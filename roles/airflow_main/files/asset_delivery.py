@@ -44,7 +44,9 @@ class LockingAssetManager(manager.AssetManager):
         from airflow.models.dagrun import DagRun
 
         # In one order, so that two events do not wait for each other.
-        session.execute(select(DagModel.dag_id).where(DagModel.dag_id.in_(dags)).order_by(DagModel.dag_id).with_for_update())
+        session.execute(
+            select(DagModel.dag_id).where(DagModel.dag_id.in_(dags)).order_by(DagModel.dag_id).with_for_update()
+        )
         runs = select(func.max(DagRun.run_after)).where(
             DagRun.dag_id.in_(dags), DagRun.run_type == DagRunType.ASSET_TRIGGERED
         )

@@ -72,7 +72,9 @@ def look(database, broker: redis.Redis, timeout: int) -> None:
 
 def main() -> None:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
-    database = create_engine(os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], pool_pre_ping=True, isolation_level="READ COMMITTED")
+    database = create_engine(
+        os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], pool_pre_ping=True, isolation_level="READ COMMITTED"
+    )
     broker = redis.Redis.from_url(os.environ["AIRFLOW__CELERY__BROKER_URL"], socket_timeout=30)
     timeout = int(os.environ["AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT"])
     while True:
