@@ -218,7 +218,7 @@ def run_feed(airflow: Airflow, feed: str) -> dict:
     """Fetch a feed's file of today, and wait until it is loaded; return its manifest and the runs of both DAGs."""
     airflow.unpause(f"{feed}_load")
     airflow.unpause(f"{feed}_fetch")
-    # Unpausing starts the last scheduled run. When it has fetched the same day, the run below sees the day's file as it is.
+    # Unpausing starts the last scheduled run, which may be of the same day.
     airflow.settle(f"{feed}_fetch")
     until(lambda: airflow.states(f"{feed}_fetch") | airflow.states(f"{feed}_load") <= set(ENDED), 300)
     fetching = airflow.follow(airflow.call("POST", f"/api/v2/dags/{feed}_fetch/dagRuns", {"logical_date": None}))

@@ -1,6 +1,6 @@
 """Start edge workers for test_edge_worker.py: for each line of standard input, fork one, and print its process id.
 
-Real but for its tasks: the supervisor of a task writes the task's name into a file, as a task would do that runs, and waits a moment.
+The workers are real except for their tasks: the supervisor of a task writes the name of its run into a file.
 """
 
 import asyncio
@@ -16,11 +16,10 @@ os.dup2(2, 1)
 import edge_worker  # noqa: E402
 from airflow.providers.edge3.cli import worker  # noqa: E402
 
-KIND = edge_worker.Worker if sys.argv[1] == "ours" else worker.EdgeWorker
 RAN = Path(os.environ["AIRFLOW_HOME"]) / "ran"
 
 
-class Worker(KIND):
+class Worker(edge_worker.Worker):
     def _run_job_via_supervisor(self, workload, error_file_path):
         with RAN.open("a") as file:
             file.write(f"{workload.ti.run_id}\n")

@@ -1,4 +1,4 @@
-"""Tasks that count their starts: each start adds a line to a file on the NAS. Consumers of users, which know nothing of a feed."""
+"""Tasks that count their starts in a file on the NAS, and consumers of users, which know nothing of feeds."""
 
 from datetime import datetime, timedelta
 from pathlib import Path

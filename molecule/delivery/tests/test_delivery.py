@@ -1,4 +1,4 @@
-"""No event and no task is left behind: what is stopped, killed, silent or away delays work, and loses or doubles none."""
+"""No event and no task is left behind: what stops, is killed, silent or away delays work, and loses or doubles none."""
 
 import random
 import time

@@ -1,8 +1,9 @@
 """`airflow edge worker` whose stop loses no task, and which never has more tasks than it may (for edge3 5.1.0).
 
-The worker of edge3 asks for a task every few seconds, in the background, and repeats each request while the API is away. It ends
-without the answers that are still to come, although the main server has handed out the tasks; and after an outage all answers come
-at once. This worker has one request under way at most; a stop waits for the answer, and gives the task back.
+The worker of edge3 asks for a task every few seconds, in the background, and repeats each request while the API is
+away. It ends without the answers that are still to come, although the main server has handed out the tasks; and after
+an outage all answers come at once. This worker has one request under way at most; a stop waits for the answer, and
+gives the task back.
 """
 
 import asyncio
@@ -12,8 +13,8 @@ import sys
 from airflow.providers.edge3.cli import api_client, worker
 from airflow.utils.state import TaskInstanceState
 
-# Seconds that a request for a task, and a heartbeat, may take with its retries. The main server hands out a task again whose worker
-# has not reported it for 150 s (requeue.py): an answer that is older than this must not start the task.
+# Seconds that a request for a task, and a heartbeat, may take with its retries. The main server hands out a task again
+# whose worker has not reported it for 150 s (requeue.py): an answer as old as that must not start the task.
 PATIENCE = 30
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Worker(worker.EdgeWorker):
         self.is_signing_off = True
 
     async def heartbeat(self, new_maintenance_comments: str | None = None) -> bool:
-        """Send a heartbeat. An outage neither ends the worker nor keeps it from its running tasks, as it does in edge3."""
+        """Send a heartbeat; unlike in edge3, an outage neither ends the worker nor keeps it from its running tasks."""
         try:
             return await super().heartbeat(new_maintenance_comments)
         except TimeoutError:

@@ -1,9 +1,10 @@
-"""[core] asset_manager_class: no event of an asset is left behind (for Airflow 3.3; 3.4 has the fix of upstream, #70972).
+"""[core] asset_manager_class: no event of an asset is left behind (Airflow 3.4 has upstream's own fix, #70972).
 
-The scheduler of Airflow 3.3 gives a run the events between the `run_after` of the consumer's previous run and the time of the queue's
-row, and then deletes the row. An event that came after the row, or was committed after the run, is outside. Here, the time of an event
-and of its row is taken while the rows of the consumers in the table `dag` are locked. The scheduler locks the same rows while it
-creates runs: so each event is later than every run that exists, and no later than its row in the queue.
+The scheduler of Airflow 3.3 gives a run the events between the `run_after` of the consumer's previous run and the time
+of the queue's row, and then deletes the row. An event that came after the row, or was committed after the run, is
+outside. Here, the time of an event and of its row is taken while the rows of the consumers in the table `dag` are
+locked. The scheduler locks the same rows while it creates runs: so each event is later than every run that exists, and
+no later than its row in the queue.
 """
 
 from datetime import UTC, datetime, timedelta

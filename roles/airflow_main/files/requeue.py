@@ -1,8 +1,9 @@
-"""Put tasks back that were handed out and never began: without this, they wait for [scheduler] task_queued_timeout, a day.
+"""Put tasks back that were handed out and never began; else they wait for [scheduler] task_queued_timeout, a day.
 
-An edge job is handed out by the API (`restarting`) and begins when its worker reports it. A Celery message is in a list of Redis, and
-after its delivery among the unacknowledged messages until the task ends. Airflow 3.3.2 and edge3 5.1.0 notice neither a job whose
-worker died in between, nor a message that was lost. A job that no worker has asked for is left alone: it waits for its edge host.
+The API hands out an edge job (`restarting`), which begins when its worker reports it. A Celery message is in a list of
+Redis, and after its delivery among the unacknowledged messages until the task ends. Airflow 3.3.2 and edge3 5.1.0
+notice neither a job whose worker died in between, nor a message that was lost. A job that no worker has asked for is
+left alone: it waits for its edge host.
 """
 
 import json
@@ -13,13 +14,13 @@ import time
 import redis
 from sqlalchemy import bindparam, create_engine, text
 
-# Seconds between two looks; after so many seconds a task counts as lost that was handed out. An edge worker takes no answer that is
-# older than 30 s, and a task needs some seconds to its first call of the API, under load up to a minute.
+# Seconds between two looks, and seconds after which a task counts as lost that was handed out. An edge worker takes no
+# answer that is older than 30 s, and a task needs some seconds to its first call of the API, under load a minute.
 INTERVAL, LOST_AFTER = 30, 150
 
 log = logging.getLogger("requeue")
 
-# Jobs of which nobody has reported that they run. Should the first worker come late after all, the Execution API lets one worker begin.
+# Jobs of which nobody has reported that they run. If the first worker is late, the Execution API lets one of both begin.
 EDGE = text("""
     SELECT j.dag_id, j.task_id, j.run_id, j.map_index, j.try_number
     FROM edge_job j JOIN task_instance t ON t.dag_id = j.dag_id AND t.task_id = j.task_id AND t.run_id = j.run_id
@@ -28,8 +29,8 @@ EDGE = text("""
 """)
 AGAIN = text("""
     UPDATE edge_job SET state = 'queued'
-    WHERE dag_id = :dag_id AND task_id = :task_id AND run_id = :run_id AND map_index = :map_index AND try_number = :try_number
-        AND state = 'restarting' AND last_update < NOW() - INTERVAL :seconds SECOND
+    WHERE dag_id = :dag_id AND task_id = :task_id AND run_id = :run_id AND map_index = :map_index
+        AND try_number = :try_number AND state = 'restarting' AND last_update < NOW() - INTERVAL :seconds SECOND
 """)
 CELERY = text("""
     SELECT external_executor_id, queue FROM task_instance
