@@ -133,9 +133,8 @@ def test_a_claimed_job_is_put_back_and_a_waiting_one_waits_for_six_hours(airflow
         for run in (claimed, waiting):
             until(lambda run=run: sql(f"SELECT 1 FROM edge_job WHERE {key(**run)} AND state = 'queued'"))
         # What the API does when it hands a job out, and the worker loses the answer.
-        sql(
-            f"UPDATE edge_job SET state = 'restarting', edge_worker = 'edge1', last_update = NOW(6) WHERE {key(**claimed)}"
-        )
+        claim = "state = 'restarting', edge_worker = 'edge1', last_update = NOW(6)"
+        sql(f"UPDATE edge_job SET {claim} WHERE {key(**claimed)}")
         # Six hours ago.
         sql(f"UPDATE edge_job SET queued_dttm = queued_dttm - INTERVAL 6 HOUR WHERE {key(**waiting)}")
         sql(f"UPDATE task_instance SET queued_dttm = queued_dttm - INTERVAL 6 HOUR WHERE {key(**waiting)}")

@@ -20,7 +20,7 @@ INTERVAL, LOST_AFTER = 30, 150
 
 log = logging.getLogger("requeue")
 
-# Jobs of which nobody has reported that they run. If the first worker is late, the Execution API lets one of both begin.
+# Jobs that no worker has reported as running. If the first worker is late, the Execution API lets one of both begin.
 EDGE = text("""
     SELECT j.dag_id, j.task_id, j.run_id, j.map_index, j.try_number
     FROM edge_job j JOIN task_instance t ON t.dag_id = j.dag_id AND t.task_id = j.task_id AND t.run_id = j.run_id
