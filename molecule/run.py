@@ -80,7 +80,7 @@ TABLE = [
     ),
     *(
         Job(name, "test-more", name, molecule(name))
-        for name in ("feeds", "long", "rotation", "celery", "external", "proxy", "variables", "endurance")
+        for name in ("feeds", "long", "rotation", "celery", "external", "proxy", "variables", "endurance", "delivery")
     ),
 ]
 

@@ -104,14 +104,11 @@ class Airflow:
         until(is_parsed, seconds)
 
     def settle(self, dag: str, seconds: float = 300) -> None:
-        """Wait until the scheduler has started every run that is due, such as the last one of a DAG just unpaused.
-
-        This includes a run that is due in the next minutes: its event could come in the same second as another run's.
-        """
+        """Wait until the scheduler has started every run that is due, such as the last one of a DAG just unpaused."""
 
         def has_started_all() -> bool:
             due = self.call("GET", f"/api/v2/dags/{dag}")["next_dagrun_run_after"]
-            return due is None or datetime.fromisoformat(due).timestamp() > time.time() + 180
+            return due is None or datetime.fromisoformat(due).timestamp() > time.time()
 
         has_started_all.__name__ = f"{dag} has no run that is due"
         until(has_started_all, seconds)
@@ -172,10 +169,6 @@ def run_pipeline(airflow: Airflow) -> dict:
     # The consumer first: an event that comes while the consumer is paused never starts it, not even later.
     airflow.unpause("consumer_dag")
     airflow.unpause("producer_dag")
-    # Unpausing starts the last scheduled run. Its file could come in the same second as the file of the run below, and
-    # Airflow 3.3.2 can leave the second of two such events to the consumer's next run, a day later.
-    airflow.settle("producer_dag")
-    until(lambda: airflow.states("producer_dag") | airflow.states("consumer_dag") <= set(ENDED), 180)
     run = airflow.call("POST", "/api/v2/dags/producer_dag/dagRuns", {"logical_date": None})
     producer = airflow.follow(run)
     names = ("task_for_celery_worker", "task_for_edge_worker")
@@ -225,7 +218,7 @@ def run_feed(airflow: Airflow, feed: str) -> dict:
     """Fetch a feed's file of today, and wait until it is loaded; return its manifest and the runs of both DAGs."""
     airflow.unpause(f"{feed}_load")
     airflow.unpause(f"{feed}_fetch")
-    # Unpausing starts the last scheduled runs.
+    # Unpausing starts the last scheduled run, which may be of the same day.
     airflow.settle(f"{feed}_fetch")
     until(lambda: airflow.states(f"{feed}_fetch") | airflow.states(f"{feed}_load") <= set(ENDED), 300)
     fetching = airflow.follow(airflow.call("POST", f"/api/v2/dags/{feed}_fetch/dagRuns", {"logical_date": None}))

@@ -14,4 +14,5 @@ os.environ["AIRFLOW__CORE__EXECUTOR"] = "CeleryExecutor,airflow.providers.edge3.
 # What a site sets is not what these tests are about.
 for name in ("NAS_PATH", "NAS_GUARD", "AIRFLOW__CORE__DEFAULT_TIMEZONE"):
     os.environ.pop(name, None)
-sys.path[:0] = [str(ROOT / "dag_modules"), str(DAGS), str(ROOT / "roles/airflow_base/files")]
+FILES = [str(ROOT / f"roles/{role}/files") for role in ("airflow_base", "airflow_main", "airflow_edge")]
+sys.path[:0] = [str(ROOT / "dag_modules"), str(DAGS), *FILES]

@@ -44,7 +44,7 @@ WITH_AIRFLOW = {
     "/usr/local/sbin/airflow",
     "/usr/local/share/ca-certificates/airflow-1.crt",
 }
-COMPONENTS = ("api-server", "celery-worker", "dag-processor", "migrations", "scheduler", "triggerer")
+COMPONENTS = ("api-server", "celery-worker", "dag-processor", "migrations", "requeue", "scheduler", "triggerer")
 OURS = {
     "nas1": {"/etc/exports.d/airflow.exports", "/etc/nfs.conf.d/airflow.conf"},
     "main1": {

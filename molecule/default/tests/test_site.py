@@ -17,7 +17,7 @@ from support import LAB, address
 from support.attack import claims, secrets, token
 from support.pipeline import until
 
-MAIN_UNITS = ["api-server", "scheduler", "dag-processor", "triggerer", "celery-worker"]
+MAIN_UNITS = ["api-server", "scheduler", "dag-processor", "triggerer", "celery-worker", "requeue"]
 FILESTORAGE = "/opt/airflow/filestorage"
 # A NAS that does not answer would be waited for without an end.
 AS_AIRFLOW = "timeout --signal=KILL 60 setpriv --reuid=airflow --regid=airflow --clear-groups"

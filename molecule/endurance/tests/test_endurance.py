@@ -11,8 +11,8 @@ from support.pipeline import until
 TODAY = datetime.now(UTC).date()
 ROWS = 300_000
 # Seconds until Airflow gives a task to another worker whose worker does not answer any more
-# ([scheduler] task_instance_heartbeat_timeout, 300), and what the rest takes.
-PATIENCE = 900
+# ([scheduler] task_instance_heartbeat_timeout, 1140), and what the rest takes.
+PATIENCE = 1700
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -330,7 +330,7 @@ def test_git_does_not_take_secrets():
 @pytest.mark.parametrize(
     ("host", "units"),
     [
-        ("main1", ["api-server", "scheduler", "dag-processor", "triggerer", "celery-worker", "migrations"]),
+        ("main1", ["api-server", "scheduler", "dag-processor", "triggerer", "celery-worker", "migrations", "requeue"]),
         ("edge1", ["edge-worker"]),
     ],
 )
