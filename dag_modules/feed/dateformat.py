@@ -210,8 +210,6 @@ def _day(parts: dict[str, str | None]) -> date:
         raise ValueError("is no such day") from None
     if (weekday := parts.get("a")) and not DAYS[day.weekday()].lower().startswith(weekday.lower()):
         raise ValueError(f"is another weekday: it was {DAYS[day.weekday()]}")
-    if year < 1000:
-        raise ValueError("is no day that MySQL has: from 1000-01-01 to 9999-12-31")
     return day
 
 

@@ -200,12 +200,13 @@ def _local(stamp: Stamp | timedelta, zone) -> datetime:
     if isinstance(stamp, timedelta) or stamp.day is None:
         raise ValueError("has no day: use a time column")
     moment = datetime.combine(stamp.day, time(stamp.hour, stamp.minute, stamp.second))
-    if stamp.offset is None:
-        return moment
     try:
-        moment = (moment - stamp.offset).replace(tzinfo=UTC).astimezone(zone).replace(tzinfo=None, fold=0)
+        if stamp.offset is not None:
+            moment = (moment - stamp.offset).replace(tzinfo=UTC).astimezone(zone).replace(tzinfo=None, fold=0)
     except OverflowError:
-        raise ValueError("is no day that MySQL has: from 1000-01-01 to 9999-12-31") from None
+        moment = datetime.min
+    if moment.year < 1000:
+        raise ValueError("is no day that MySQL has: from 1000-01-01 to 9999-12-31")
     return moment
 
 

@@ -308,6 +308,7 @@ def test_the_edges_of_each_type(kind, value, expected):
         ("datetime", datetime(2025, 10, 20, 9, 30), "2025-10-20 09:30:00"),
         ("datetime", datetime(2025, 10, 20, tzinfo=UTC), "2025-10-20 02:00:00"),
         ("timestamp", date(2025, 10, 20), "2025-10-19 22:00:00"),
+        ("timestamp", date(1, 1, 1), REFUSED),
         ("datetime", time(9, 30), REFUSED),
         ("time", time(9, 30), "09:30:00"),
         ("time", timedelta(hours=-30), "-30:00:00"),
