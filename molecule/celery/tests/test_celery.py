@@ -69,7 +69,7 @@ def elsewhere(main1):
 def unknown(main1, out1):
     """The second host calls itself by a name that main cannot resolve, and that means 127.0.1.1 on the host itself."""
     for host in (main1, out1):
-        host.check_output("cp /etc/hosts /root/hosts; sed '/ out1$/d' /root/hosts >/etc/hosts")
+        host.check_output("cp --preserve /etc/hosts /root/hosts; sed '/ out1$/d' /root/hosts >/etc/hosts")
     out1.check_output("echo '127.0.1.1 celery2.invalid celery2' >>/etc/hosts; hostname celery2")
     out1.check_output("systemctl restart airflow-celery-worker.service")
     yield
@@ -110,7 +110,7 @@ def test_a_server_with_another_name_is_not_talked_to(request, clients, host, ano
 def another_name(main1, out1):
     """Main, by a name that its certificate does not have."""
     for host in (main1, out1):
-        host.check_output("cp /etc/hosts /root/hosts; sed 's/ main1$/ impostor/;t;d' /root/hosts >>/etc/hosts")
+        host.check_output("cp --preserve /etc/hosts /root/hosts; sed 's/ main1$/ impostor/;t;d' /root/hosts >>/etc/hosts")
     yield "impostor"
     for host in (main1, out1):
         host.check_output("mv /root/hosts /etc/hosts")
