@@ -24,7 +24,7 @@ class Worker(edge_worker.Worker):
         with RAN.open("a") as file:
             file.write(f"{workload.ti.run_id}\n")
         time.sleep(0.2)
-        if workload.ti.run_id == "runs elsewhere":
+        if workload.ti.run_id == "elsewhere":
             error_file_path.write_text(
                 "airflow.sdk.exceptions.TaskAlreadyRunningError: Task instance is already running"
             )
