@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundExceptio
 import nas
 from feed.http import Http
 from feed.model import Feed
-from feed.pages import check_alone, merged
+from feed.pages import merged
 from feed.parse import count
 from feed.resume import NotThereYet, check_size
 from feed.sftp import Sftp
@@ -122,7 +122,6 @@ def _inspect(feed: Feed, day: date, time: datetime | None, source: str, temporar
         rows = count(feed, temporary)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    check_alone(feed, temporary, source)
     if rows == 0:
         _refuse(feed.empty, f"{source} has no records")
     if feed.unchanged != "accept":

@@ -5,31 +5,19 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
 
 import ijson
 
 from feed.http import Http
 from feed.model import Feed
-from feed.parse import opened
 from feed.resume import NotThereYet
 from feed.source import with_query
+from feed.trees import further
 
 # A page is not larger.
 LARGEST = 32 << 20
-# Of a document, what is looked at before all of it is.
-LOOK = 1 << 16
-# Names that a document of one page does not have, without what joins their words.
-NEXT = {"next", "nextpage", "nextlink", "nexturl", "nexthref", "nextpageurl"}
-NEXT |= {"nextcursor", "nexttoken", "nextpagetoken"}
-MORE = {"hasmore", "hasnext", "hasnextpage", "morepages"}
-PAGE = {"page", "currentpage", "pagenumber", "pageno"}
-PAGES = {"pages", "totalpages", "pagecount", "lastpage", "numpages"}
-HINT = re.compile(rb'"[^"]{0,20}(?:next|pages|page_?count|last_?page|more)[^"]{0,20}"\s*:', re.IGNORECASE)
-REMEDY = "say in source.pages how to get the others; or pages: {ignore: true} when this one is enough"
 
 
 def merged(feed: Feed, service: Http, where: str) -> Iterator[bytes]:
@@ -67,29 +55,6 @@ def merged(feed: Feed, service: Http, where: str) -> Iterator[bytes]:
     yield closing
 
 
-def check_alone(feed: Feed, path: Path, name: str) -> None:
-    """See whether a document says that it is one page of several.
-
-    :raises ValueError: it does, and the feed does not say how to get the others.
-    """
-    if feed.format != "json" or feed.source.pages:
-        return
-    with opened(feed, path) as file:
-        begin = file.tell()
-        look = file.read(LOOK)
-        if feed.packing == "none" and (size := path.stat().st_size) > LOOK:
-            file.seek(max(size - LOOK, LOOK))
-            look += file.read(LOOK)
-        if not HINT.search(look):
-            return
-        file.seek(begin)
-        try:
-            if found := _further(feed, file):
-                raise ValueError(f"{name} is one page of several ({found}): {REMEDY}")
-        except ijson.JSONError as error:
-            raise ValueError(f"{name}: its JSON is broken: {error}") from error
-
-
 def _next(feed: Feed, service: Http, page: bytes, name: str, count: int, number: int) -> str:
     """Return where the next page is (its place, its cursor, or anything for a number); nothing when it was the last."""
     pages = feed.source.pages
@@ -108,7 +73,7 @@ def _next(feed: Feed, service: Http, page: bytes, name: str, count: int, number:
         following = str(number) if number - pages.first < int(until) else ""
     else:
         return str(number) if count else ""
-    if not following and (found := _further(feed, io.BytesIO(page))):
+    if not following and (found := further(ijson.parse(io.BytesIO(page)), _array(feed))):
         raise ValueError(f"{name} says that there are more ({found}), and source.pages finds none: correct it")
     return following
 
@@ -129,13 +94,16 @@ def _whole(service: Http, place: str, name: str, *, is_first: bool) -> bytes:
 
 
 def _records(feed: Feed, page: bytes, name: str) -> Iterator[object]:
-    array = feed.records.rpartition("item")[0].rstrip(".")
     try:
-        if not any(event[:2] == (array, "start_array") for event in ijson.parse(io.BytesIO(page))):
+        if not any(event[:2] == (_array(feed), "start_array") for event in ijson.parse(io.BytesIO(page))):
             raise ValueError(f"{name} has no array where {feed.records!r} (records) says that the records are")
         yield from ijson.items(io.BytesIO(page), feed.records)
     except ijson.JSONError as error:
         raise ValueError(f"{name}: its JSON is broken: {error}: {page[:200].decode(errors='replace')}") from error
+
+
+def _array(feed: Feed) -> str:
+    return feed.records.rpartition("item")[0].rstrip(".")
 
 
 def _around(records: str) -> tuple[bytes, bytes]:
@@ -161,29 +129,6 @@ def _at(page: bytes, where: str) -> object:
         if prefix == where and event in ("string", "number", "boolean", "null"):
             return value
     return None
-
-
-def _further(feed: Feed, file) -> str:
-    """Return what a document says about further pages, outside of its records."""
-    array = feed.records.rpartition(".item")[0]
-    numbers: dict[tuple[str, str], int] = {}
-    for prefix, event, value in ijson.parse(file):
-        if event not in ("string", "number", "boolean") or (prefix + ".").startswith(f"{array}.item.".lstrip(".")):
-            continue
-        above, _, last = prefix.rpartition(".")
-        last = re.sub("[^a-z]", "", last.lower())
-        if last in ("href", "url") and re.sub("[^a-z]", "", above.rpartition(".")[2].lower()) in NEXT:
-            last = "next"
-        # `next` can be a day, or a number of another kind.
-        is_address = isinstance(value, str) and re.search(r"[/?&=]", value)
-        if (last in NEXT and value and (last != "next" or is_address)) or (last in MORE and value is True):
-            return f"{prefix}: {str(value)[:100]!r}"
-        if isinstance(value, int) and not isinstance(value, bool) and last in PAGE | PAGES:
-            numbers[above, "page" if last in PAGE else "pages"] = value
-    for (above, kind), page in numbers.items():
-        if kind == "page" and page < numbers.get((above, "pages"), page):
-            return f"page {page} of {numbers[above, 'pages']}"
-    return ""
 
 
 def _with(where: str, name: str, value: object) -> str:

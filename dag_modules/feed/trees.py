@@ -16,12 +16,13 @@ PIECE = 1 << 16
 NEXT = "next|next-page|next-link|next-url|next-href|next-uri|next-cursor|next-token|next-page-token|next-records-url"
 MORE = "has-more|has-next|has-next-page|more-results|is-truncated"
 PAGES = "pages|total-pages|page-count|num-pages|number-of-pages|last-page|pages-total"
+PAGE = "page|current-page|page-number|page-no"
 TOTAL = "total|total-count|total-results|total-records|total-items|total-hits|records-total|num-found|num-matched"
 # A total may be larger than the number of records for another reason, unless one of these is beside it.
 SIZE = (
     "limit|offset|per-page|page-size|page|skip|start|start-index|results-per-page|items-per-page|start-at|max-results"
 )
-NAMES = {kind: set(kind.replace("-", "").split("|")) for kind in (NEXT, MORE, PAGES, TOTAL, SIZE)}
+NAMES = {kind: set(kind.replace("-", "").split("|")) for kind in (NEXT, MORE, PAGES, PAGE, TOTAL, SIZE)}
 # One of them, with a value that says so.
 PAGING = re.compile(
     rf'"(?:@odata\.)?(?:{NEXT}|{MORE}|{PAGES}|{TOTAL})"\s*:\s*(?!null|false|""|[01]\s*[,}}])'.replace(
@@ -80,40 +81,53 @@ def read_json(file: BinaryIO, feed: Feed) -> Iterator[object]:
             raise ValueError(f"it has no array where {feed.records!r} (records) says that the records are")
         if array and is_paged and getattr(feed.source, "pages", None) is None:
             file.seek(limited.begin)
-            _refuse_page(ijson.parse(file), array, number)
+            if found := further(ijson.parse(file), array, number):
+                raise ValueError(
+                    f"it is one page of several: beside the records is {found}. Say how to get the others"
+                    " (source.pages), or that one page is enough (source.pages: {ignore: true})"
+                )
     except ijson.JSONError as error:
         more = "; an object in each line is format: jsonl" if "garbage" in str(error) else ""
         raise ValueError(f"its JSON is broken: {' '.join(str(error).split())}{more}") from error
 
 
-def _refuse_page(events: Iterator[tuple[str, str, object]], array: str, number: int) -> None:
-    """Look beside the records for members that say that there are others on another page.
+def further(events: Iterator[tuple[str, str, object]], array: str, number: int | None = None) -> str:
+    """Return what a document says, outside of its records, about records on other pages; nothing when it has all.
 
-    :raises ValueError: there are; names the member.
+    events: those of ijson; array: where the records are; number: how many there are, to be compared with a total.
     """
     beside, total = "", ""
+    # By the mapping in which they are.
+    page: dict[str, int] = {}
+    pages: dict[str, tuple[str, int]] = {}
     for path, event, value in events:
-        if event not in ("string", "number", "boolean") or path.startswith(f"{array}.item") or value in ("", False):
+        if event not in ("string", "number", "boolean") or value in ("", False):
+            continue
+        if (path + ".").startswith(f"{array}.item.".lstrip(".")):
             continue
         names = [re.sub("[-_@]", "", name.lower()) for name in path.split(".")]
-        is_more = event == "boolean" and names[-1] in NAMES[MORE]
-        is_pages = event == "number" and value > 1 and names[-1] in NAMES[PAGES]
-        # next: {href: ...}, too.
-        is_next = event != "boolean" and not NAMES[NEXT].isdisjoint(names[-2:])
-        if is_more or is_pages or is_next:
-            raise ValueError(_page(path, value))
-        if event == "number" and value > number and names[-1] in NAMES[TOTAL]:
-            total = _page(path, value)
-        beside = beside or (path if names[-1] in NAMES[SIZE] else "")
-    if total and beside:
-        raise ValueError(total)
+        above, last = path.rpartition(".")[0], names[-1]
+        # next: {href: ...}, too. A `next` alone can be a day, or a number of another kind.
+        name = names[-2] if len(names) > 1 and last in ("href", "url") else last
+        is_address = name != "next" or (isinstance(value, str) and re.search(r"[/?&=]", value))
+        is_next = event != "boolean" and name in NAMES[NEXT] and is_address
+        if is_next or (event == "boolean" and last in NAMES[MORE]):
+            return _said(path, value)
+        if event == "number" and last in NAMES[PAGES]:
+            pages[above] = (path, int(value))
+        if event == "number" and last in NAMES[PAGE]:
+            page[above] = int(value)
+        if event == "number" and number is not None and value > number and last in NAMES[TOTAL]:
+            total = _said(path, value)
+        beside = beside or (path if last in NAMES[SIZE] else "")
+    for above, (path, count) in pages.items():
+        if page.get(above, 1) < count:
+            return _said(path, count)
+    return total if beside else ""
 
 
-def _page(path: str, value: object) -> str:
-    return (
-        f"it is one page of several: beside the records is {path}: {str(value)[:200]}. Say how to get the others"
-        " (source.pages), or that one page is enough (source.pages: {ignore: true})"
-    )
+def _said(path: str, value: object) -> str:
+    return f"{path}: {str(value)[:200]}"
 
 
 class _Tree:

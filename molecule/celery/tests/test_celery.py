@@ -110,7 +110,9 @@ def test_a_server_with_another_name_is_not_talked_to(request, clients, host, ano
 def another_name(main1, out1):
     """Main, by a name that its certificate does not have."""
     for host in (main1, out1):
-        host.check_output("cp --preserve /etc/hosts /root/hosts; sed 's/ main1$/ impostor/;t;d' /root/hosts >>/etc/hosts")
+        host.check_output(
+            "cp --preserve /etc/hosts /root/hosts; sed 's/ main1$/ impostor/;t;d' /root/hosts >>/etc/hosts"
+        )
     yield "impostor"
     for host in (main1, out1):
         host.check_output("mv /root/hosts /etc/hosts")
