@@ -328,7 +328,7 @@ def test_bytes_reach_the_table_whatever_they_are(feed, tmp_path):
     path.write_bytes(b"id,raw\n1,\xff\xfe\n2,\xff\n")
     cursor = MagicMock()
     cursor.fetchall.return_value = []
-    load._insert(cursor, feed({"id": "int", "raw": "blob"}), path, "2025-10-20", ("small", str(path), "0"))
+    load._insert(cursor, feed({"id": "int", "raw": "blob"}), path, "2025-10-20", None, ("small", str(path), "0"))
     statement, values = cursor.execute.call_args_list[0].args
     assert "(%s, UNHEX(%s), %s, %s)" in statement
     assert values == [1, "fffe", "2025-10-20", 1, 2, "ff", "2025-10-20", 2]
@@ -340,6 +340,6 @@ def test_a_warning_of_mysql_refuses_the_file(feed, tmp_path):
     cursor = MagicMock()
     cursor.fetchall.return_value = [("Note", 1265, "Data truncated for column 'rate' at row 1")]
     with pytest.raises(ValueError, match="MySQL warns, nothing of the file is loaded: 1265: Data truncated for column"):
-        load._insert(cursor, feed(COLUMNS), path, "2025-10-20", ("small", str(path), "0"))
+        load._insert(cursor, feed(COLUMNS), path, "2025-10-20", None, ("small", str(path), "0"))
     cursor.fetchall.return_value = [("Warning", 1287, "'x' is deprecated")]
-    assert load._insert(cursor, feed(COLUMNS), path, "2025-10-20", ("small", str(path), "0")) == (1, 0)
+    assert load._insert(cursor, feed(COLUMNS), path, "2025-10-20", None, ("small", str(path), "0")) == (1, 0)

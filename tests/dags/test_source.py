@@ -24,6 +24,7 @@ from test_feed import CSV, DAY, feed, filestorage, on_nas, sftp_server  # noqa: 
 
 import nas
 from feed import _fetch_dag, fetch, load, parse, sftp
+from feed.schema import make_table
 
 HOURLY = {"schedule": "0 * * * *", "source.path": "/{time:%Y%m%d%H}.csv"}
 HALF_HOURLY = {"schedule": "20,50 * * * *", "source.path": "/{time:%H%M}"}
@@ -293,7 +294,7 @@ class Database:
 
     def fetchall(self):
         if "COLUMNS" in self.last:
-            return [(name,) for name in self.columns]
+            return [(name, kind, None, "YES", "", None, "", "", "") for name, kind in self.columns.items()]
         return self.ledger if self.last.startswith("SELECT path") else []
 
     def close(self):
@@ -305,7 +306,7 @@ def test_a_file_replaces_the_records_of_its_own_time_only(service, feed):
     service.answers["/2025102009.csv"] = answer(CSV)
     manifest = fetch.fetch_file(hourly, DAY, datetime(2025, 10, 20, 9, tzinfo=hourly.zone))
     other = str(hourly.directory / "20251020T1000.v3.csv")
-    columns = ["id", "name", "feed_day", "feed_time", "feed_row"]
+    columns = {"id": "int", "name": "varchar(20)", "feed_day": "date", "feed_time": "datetime", "feed_row": "int"}
     database = Database([(other, "0" * 64, 3)], columns)
     connection = MagicMock(cursor=lambda: database)
     result = load._load_file(connection, hourly, manifest, Path(manifest["path"]))
@@ -322,12 +323,11 @@ def test_a_file_replaces_the_records_of_its_own_time_only(service, feed):
 
 
 def test_the_table_of_a_feed_with_several_times_has_the_time_in_its_key(feed):
-    database = Database([], [])
+    database = Database([], {})
     with pytest.raises(ValueError, match=r"ADD COLUMN feed_time DATETIME NOT NULL"):
-        load._make_table(database, feed(HOURLY))
+        make_table(database, feed(HOURLY))
     database.fetchone = lambda: None
-    with pytest.raises(ValueError, match="lacks columns"):
-        load._make_table(database, feed(HOURLY))
+    assert make_table(database, feed(HOURLY)) == []
     created = next(statement for statement, _ in database.said if statement.startswith("CREATE"))
     assert "feed_time DATETIME NOT NULL" in created
     assert "PRIMARY KEY (`feed_day`, `feed_time`, `id`)" in created
