@@ -6,8 +6,7 @@ import re
 import pytest
 
 from lab import ROOT
-from support import STATE
-from support.attack import play
+from support.attack import SECRETS, play
 
 INVENTORY = ("-i", "molecule/external/inventory/hosts.yml")
 AUTHORITY = "/etc/airflow/database_authority.pem"
@@ -69,7 +68,7 @@ def test_the_database_is_verified_by_its_authority_alone(main1):
     main1.check_output(f"cp --preserve {AUTHORITY} /root/authority.pem")
     try:
         # An authority that the host trusts, too: that of this installation.
-        authority = (STATE / "secrets/authority.pem").read_text()
+        authority = (SECRETS / "authority.pem").read_text()
         main1.check_output(f"printf %s > {AUTHORITY}", authority)
         for client, why in connect(main1).items():
             assert "CERTIFICATE_VERIFY_FAILED" in why, f"{client}: {why}"
@@ -92,7 +91,7 @@ def test_a_server_that_cannot_be_used_is_refused_before_anything_changes(main1):
 
 @pytest.mark.parametrize("name", ["redis_password", "mysql_password"])
 def test_the_passwords_are_not_rotated(name):
-    before = (STATE / "secrets" / name).read_text()
+    before = (SECRETS / name).read_text()
     assert f"{name} cannot be renewed" in refused("rotate-secrets.yml", "-e", f"rotate={name}")
-    assert (STATE / "secrets" / name).read_text() == before
-    assert not (STATE / "secrets" / f"{name}.previous").exists()
+    assert (SECRETS / name).read_text() == before
+    assert not (SECRETS / f"{name}.previous").exists()
