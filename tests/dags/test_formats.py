@@ -122,13 +122,30 @@ def test_lines_that_are_no_records_are_left_out_as_the_feed_says(read, changes, 
     assert read(content, **changes) == (expected, [])
 
 
+NO_HEADER = {"header": False, "columns": places(id=2, name=3)}
+
+
 @pytest.mark.parametrize(
     ("changes", "content", "reason"),
     [
         ({}, b"id,name\n1,one\nid,name\n2,two\n", "the header once more; .* repeated_header: skip"),
         ({}, b"id,name\n-------\n1,one\n2,two\n", "a line below the header; .* comment: '---'"),
         ({"delimiter": "|"}, b"id|name\n---|---\n1|one\n2|two\n", "a line below the header"),
-        ({}, b"id,name\n1,one\nTOTAL\n2,two\n", "1 fields, and not 2"),
+        ({}, b"id,name\n1,one\nTOTAL\n2,two\n", "1 fields, and not 2; .* short_lines: accept"),
+        ({}, b"id,name\n1,one\n2,two\n3,three,\n", "3 fields, and not 2; .* long_lines: accept"),
+        # Without a header, a comma too many would move the values, and a cut line would lose some.
+        (NO_HEADER, b"x,1,one,y\nx,2,two,y\nx,3,Seoul, Korea,y\n", "5 fields, and not 4"),
+        (NO_HEADER, b"x,1,one,y\nx,2,two,y\nx,3,thr", "3 fields, and not 4"),
+        # What a server has reserved for a file, and not written.
+        ({}, b"id,name\n1,one\n2,two\n3,thr" + bytes(40), "it ends with zero bytes"),
+        (
+            {"format": "jsonl"},
+            b'{"id":"1","name":"one"}\n{"id":"2","name":"two"}\n{"id":"3","name":"x","id":"4"}\n',
+            "id stands twice in an object",
+        ),
+        ({"format": "rfc822"}, b"id: 1\nname: one\n\nid: 2\nname: two\n\nid: 3\nname: x\nid: 4\n", "id stands twice"),
+        ({"format": "rfc822"}, b"id: 1\nname: one\n\nid: 2\nname: two\n\n of 2\nid: 3\n", "without a name and a colon"),
+        ({"format": "rfc822"}, b"id: 1\nname: one\n\nid: 2\nname: two\n\nid: 3\nthe name: x\n", "without a name"),
     ],
 )
 def test_lines_that_are_no_records_are_bad_unless_the_feed_says_so(read, changes, content, reason):
@@ -136,6 +153,33 @@ def test_lines_that_are_no_records_are_bad_unless_the_feed_says_so(read, changes
     assert rows == ROWS
     assert len(bad) == 1
     assert_matches(reason, bad[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "content", "expected"),
+    [
+        ({"long_lines": "accept"}, b"id,name\n1,one,\n2,two,,\n", ROWS),
+        ({"short_lines": "accept"}, b"id,name,more\n1,one\n2,two,x\n", ROWS),
+        (NO_HEADER | {"short_lines": "accept"}, b"x,1,one,y\nx,2,two\n", ROWS),
+        ({"header": False, "columns": places(id=1, name=2) | {"new": {"from": 3, "optional": True}}},
+         b"1,one\n2,two\n", ROWS),
+    ],
+)  # fmt: skip
+def test_records_have_another_number_of_fields_when_the_feed_says_so(read, changes, content, expected):
+    assert read(content, **changes) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"id;name\n1;one\n", "its header has no id, name; it has id;name; is the delimiter ';'"),
+        (b"id\tname\n1\tone\n", r"is the delimiter '.t'\?"),
+        (b"sep=,\nid,name\n1,one\n", "this line is for Excel: write skip_lines: 1"),
+    ],
+)
+def test_a_header_that_is_none_says_which_field_to_set(read, content, message):
+    with pytest.raises(ValueError, match=message):
+        read(content)
 
 
 RECORD = {"columns": places(id="1-4", city="5-10", rate="11-16"), "format": "fixed"}
