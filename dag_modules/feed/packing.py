@@ -221,7 +221,10 @@ def check_packing(packing: str, path: Path) -> None:
 
 def _zip(feed: Feed, path: Path, stack: ExitStack) -> BinaryIO:
     archive = stack.enter_context(zipfile.ZipFile(path))
-    found = _member(feed, {info.filename: info for info in archive.infolist() if not info.is_dir()})
+    members = [info for info in archive.infolist() if not info.is_dir()]
+    found = _member(feed, {info.filename: info for info in members})
+    if sum(info.filename == found.filename for info in members) > 1:
+        raise Broken(f"the archive has {found.filename} twice: ask for one that has it once, or use a parser")
     if found.flag_bits & ENCRYPTED:
         raise Broken(
             f"{found.filename} in the zip archive is encrypted: ask for it without a password, or use a parser"

@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import tarfile
+import warnings
 import zipfile
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -617,6 +618,12 @@ def test_archives_and_their_members(read, changes, content):
     assert read(content, **changes) == (ROWS, [])
 
 
+def twice():
+    """A zip archive with two members of one name."""
+    with warnings.catch_warnings(action="ignore"):
+        return zipped(("data.csv", CSV), ("data.csv", CSV[:14]))
+
+
 def locked():
     """A zip archive whose member says that it is encrypted."""
     content = bytearray(zipped(("data.csv", CSV)))
@@ -631,6 +638,9 @@ def locked():
         ({"compression": "zip"}, zipped(*MORE), "has 3 files.*write `member:` .*: readme.txt, data/data.csv"),
         ({"compression": "zip", "member": "x.csv"}, zipped(*MORE), "member: 'x.csv' is 0 files .*data/data.csv"),
         ({"compression": "zip", "member": "*.csv"}, zipped(*MORE), "member: '.*csv' is 2 files"),
+        ({"compression": "zip"}, twice(), "the archive has data.csv twice"),
+        ({"compression": "zip"}, zipped(("a.zip", zipped(("a.csv", CSV)))), "its content is a zip archive once more"),
+        ({"compression": "gzip"}, gzip.compress(gzip.compress(CSV)), "its content is gzip once more"),
         ({"compression": "zip"}, locked(), "data.csv in the zip archive is encrypted: ask for it without a password"),
         ({"compression": "zip"}, zipped(("a.csv", CSV * 9))[:-30], "zip compression is broken"),
         ({"compression": "zip"}, gzip.compress(CSV), "zip compression is broken: .*it is gzip: compression: gzip"),
@@ -663,6 +673,10 @@ def test_what_is_packed_in_another_way_is_refused(read, changes, content, messag
         (b"%PDF-1.7\n", "PDF, .*ask for CSV"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "an old Office file .xls., or one with a password"),
         ("id,name\n1,one\n".encode("utf-16"), "UTF-16 .*encoding: utf-16"),
+        (b"\xff\xfei\0d\0" + "1,23\n".encode("utf-16-le"), "UTF-16 .by its byte order mark"),
+        ("id,name\n1,one\n".encode("utf-16-le"), "UTF-16 .without a byte order mark.*encoding: utf-16-le"),
+        (b"<Error><Code>AccessDenied</Code></Error>", "HTML or XML .*AccessDenied"),
+        (b"<br />\n<b>Warning</b>: no database\n", "HTML or XML .*Warning"),
         (b'<?xml version="1.0"?><rates/>', "an XML document .*format: xml"),
         (b'{"error": "rate limit"}', "JSON .*rate limit.*format: json"),
         (b'[{"id": 1},\n{"id": 2}]', "JSON .*format: json"),
@@ -680,6 +694,19 @@ def test_what_is_packed_in_another_way_is_refused(read, changes, content, messag
     ],
 )
 def test_a_file_of_another_kind_is_named_with_the_field_to_set(read, changes, content, message):
+    with pytest.raises(ValueError, match=message):
+        read(content, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "content", "message"),
+    [
+        ({"encoding": "cp1252"}, b"\xef\xbb\xbf" + CSV, "UTF-8 .by its byte order mark.*encoding: utf-8"),
+        ({"encoding": "utf-16"}, CSV.decode().encode("utf-16-le"), "UTF-16 .without .*encoding: utf-16-le"),
+        ({"format": "json"}, '[{"id": 1}]'.encode("utf-16"), "UTF-16 .*JSON is UTF-8: ask for it"),
+    ],
+)
+def test_a_file_in_another_encoding_is_named(read, changes, content, message):
     with pytest.raises(ValueError, match=message):
         read(content, **changes)
 
@@ -705,7 +732,7 @@ def test_an_error_in_words_is_no_file(read, changes, content):
 
 
 def test_text_that_only_begins_like_another_kind_is_text(read):
-    for begin in ("ORC", "BZh", "[1]", "{x}"):
+    for begin in ("ORC", "BZh", "[1]", "{x}", "<TICKER>", "<b>x</b>"):
         content = f"{begin},name\n1,one\n".encode()
         columns = {"a": {"from": begin}, "name": "text"}
         assert read(content, columns=columns)[0] == [{"a": "1", "name": "one"}]
