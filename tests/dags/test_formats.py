@@ -656,11 +656,21 @@ def locked():
         ({"compression": "tar"}, tarred(("d.csv", CSV * 999))[:5000], "tar .*broken: unexpected end of data"),
         ({"compression": "tar"}, tarred(("d.csv", CSV * 999), mode="w:gz")[:-3], "tar .*broken: Compressed"),
         ({"compression": "tar"}, CSV * 99, "tar compression is broken"),
+        # Python's own readers would end behind the first part.
+        ({"compression": "bzip2"}, bz2.compress(CSV) + b"X" + bz2.compress(b"3,three\n")[1:], "bzip2 .* is broken"),
+        ({"compression": "xz"}, lzma.compress(CSV) + b"X" + lzma.compress(b"3,three\n")[1:], "xz .* is broken"),
+        ({"compression": "bzip2"}, bz2.compress(CSV) + bz2.compress(b"3,three\n")[:-5], "bzip2 compression is broken"),
     ],
 )  # fmt: skip
 def test_what_is_packed_in_another_way_is_refused(read, changes, content, message):
     with pytest.raises(ValueError, match=message):
         read(content, **changes)
+
+
+@pytest.mark.parametrize(("packing", "module"), [("gzip", gzip), ("bzip2", bz2), ("xz", lzma)])
+def test_each_part_of_a_compressed_file_is_read(read, packing, module):
+    content = module.compress(CSV[:14]) + bytes(4) + module.compress(CSV[14:]) + bytes(512)
+    assert read(content, compression=packing) == (ROWS, [])
 
 
 @pytest.mark.parametrize(
