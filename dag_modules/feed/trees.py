@@ -27,7 +27,7 @@ NAMES = {kind: set(kind.replace("-", "").split("|")) for kind in (NEXT, MORE, PA
 # One of them, with a value that says so.
 PAGING = re.compile(
     (
-        rf'"rel"\s*:\s*"next"|"(?:@odata\.)?(?:{NEXT}|{MORE}|{PAGES}|{TOTAL})"'
+        rf'"rel(?:ation)?"\s*:\s*"next"|"(?:@odata\.)?(?:{NEXT}|{MORE}|{PAGES}|{TOTAL})"'
         r'\s*:\s*(?!null|false|""|[01]\s*[,}])'
     )
     .replace("-", "[-_]?")
@@ -116,7 +116,7 @@ def further(events: Iterator[tuple[str, str, object]], array: str, number: int |
         is_address = name != "next" or (isinstance(value, str) and re.search(r"[/?&=]", value))
         is_next = event != "boolean" and name in NAMES[NEXT] and is_address
         # {rel: next, href: ...} among links, too.
-        is_next = is_next or (last == "rel" and value == "next")
+        is_next = is_next or (last in ("rel", "relation") and value == "next")
         if is_next or (event == "boolean" and last in NAMES[MORE]):
             return _said(path, value)
         if event == "number" and last in NAMES[PAGES]:

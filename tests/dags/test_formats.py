@@ -297,6 +297,7 @@ def test_a_path_that_is_missing_is_found(read, changes, content, message):
         ({"_links": {"next": {"href": "/?page=2"}}}, "_links.next.href: /"),
         ({"@odata.nextLink": "https://example.com/?skip=2"}, "@odata.nextLink: https"),
         ({"links": [{"rel": "self", "href": "/a"}, {"rel": "next", "href": "/b"}]}, "links.item.rel: next"),
+        ({"link": [{"relation": "next", "url": "/b"}]}, "link.item.relation: next"),
         ({"continuationToken": "abc"}, "continuationToken: abc"),
         ({"exceededTransferLimit": True}, "exceededTransferLimit: True"),
         ({"has_more": True}, "has_more: True"),
