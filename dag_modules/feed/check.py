@@ -6,6 +6,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 from feed.model import Feed
@@ -79,9 +80,13 @@ def check_sample(path: Path, sample: Path, shown: int) -> bool:
     """
     feed = open_feed(path)
     try:
-        number = count(feed, sample)
+        return _check_content(feed, sample, shown)
     except ValueError as error:
         raise ValueError(f"{sample}: {error}") from error
+
+
+def _check_content(feed: Feed, sample: Path, shown: int) -> bool:
+    number = count(feed, sample)
     if number == 0:
         print(f"{sample}: no records (empty: {feed.empty})")
         return feed.empty == "skip"
@@ -132,7 +137,10 @@ def shown_value(value: object) -> str:
     """Return a value as a row shows it."""
     if value is None:
         return "NULL"
-    text = str(value) if not isinstance(value, datetime) else value.isoformat(" ")
+    text = value.isoformat(" ") if isinstance(value, datetime) else str(value)
+    if isinstance(value, Decimal):
+        # As the table shows it, without an exponent.
+        text = f"{value:f}"
     text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
     return text if len(text) <= CELL else f"{text[: CELL - 3]}..."
 

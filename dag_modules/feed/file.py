@@ -22,8 +22,8 @@ FIELDS_OF = {
     "repeated_header": ("csv",),
     "escape": ("csv",),
     "width": ("fixed",),
-    "short_lines": ("fixed",),
-    "long_lines": ("fixed",),
+    "short_lines": ("csv", "fixed"),
+    "long_lines": ("csv", "fixed"),
     "sheet": ("xlsx",),
 }
 
@@ -69,8 +69,9 @@ class File(BaseModel):
     # Lines to leave out, and the only ones to read, by what they begin with.
     comment: Begins = []
     only: Begins = []
-    # Fixed width: bytes of a record, without the line's end; records that have fewer or more than the columns need.
+    # Fixed width: bytes of a record, without the line's end.
     width: Annotated[int, Field(ge=1, le=65536)] | None = None
+    # Records that have fewer or more bytes (fixed width) than the columns need, or fields (CSV) than the first line.
     short_lines: Literal["refuse", "accept"] = "refuse"
     long_lines: Literal["refuse", "accept"] = "refuse"
     # xlsx: name of the sheet, when there are several.

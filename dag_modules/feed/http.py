@@ -130,7 +130,9 @@ class Http:
         resume = {"Range": f"bytes={position}-", "If-Range": seen[0]} if position else {}
         with self.session.errors(url), self.session.get(where, resume, (CONNECT, SILENCE)) as answer:
             self._check_status(answer, url, position)
-            size = int(answer.headers.get("Content-Length", -1))
+            # What is no number says nothing, as for the library below.
+            said = answer.headers.get("Content-Length", "").strip()
+            size = int(said) if said.isascii() and said.isdigit() else -1
             if position:
                 part = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
                 if answer.status_code != 206 or not part or (int(part[1]), int(part[2])) != (position, seen[1]):

@@ -93,7 +93,9 @@ def read_csv(file: BinaryIO, feed: Feed) -> Iterator[dict | Bad]:
     reader = csv.reader(source, delimiter=feed.delimiter, escapechar=feed.escape, strict=True, **quoting)
     first = _header(reader, lines, feed) if feed.header else None
     header = first and [name.strip() for name in first]
-    least = max(source for source in feed.wanted()) if header is None else 0
+    least = max((place for place, is_needed in feed.needed().items() if is_needed), default=1) if not header else 0
+    # Without a header, the first record says how many fields there are: a comma too many would move the values.
+    size = len(header) if header else 0
     is_first = True
     while True:
         before, lines.size = lines.number, 0
@@ -109,6 +111,7 @@ def read_csv(file: BinaryIO, feed: Feed) -> Iterator[dict | Bad]:
             continue
         if not fields:
             continue
+        size = size or len(fields)
         names = header or range(1, len(fields) + 1)
         if is_first:
             is_first = False
@@ -116,13 +119,27 @@ def read_csv(file: BinaryIO, feed: Feed) -> Iterator[dict | Bad]:
                 begin = lines.last.strip()[:3]
                 yield Bad(f"a line below the header; to leave such lines out, write comment: {begin!r}", lines.last)
                 continue
-        if len(fields) != len(names) or len(fields) < least:
-            yield Bad(f"{len(fields)} fields, and not {len(header) if header else least}", feed.delimiter.join(fields))
+        if lines.last[-1:] == "\0":
+            yield Bad("it ends with zero bytes: the file was not written to its end", lines.last)
+        elif (len(fields) != size or size < least) and (reason := _wrong_number(feed, fields, size, least)):
+            yield Bad(reason, feed.delimiter.join(fields))
         elif fields == first and len(fields) > 1:
             if feed.repeated_header == "refuse":
                 yield Bad("the header once more; to leave it out, write repeated_header: skip", lines.last)
         else:
-            yield dict(zip(names, fields, strict=True))
+            yield dict(zip(names, fields, strict=False))
+
+
+def _wrong_number(feed: Feed, fields: list[str], size: int, least: int) -> str | None:
+    """Say why a record does not have the number of fields that the header, or the first record, has."""
+    number, remedy = len(fields), ""
+    if number > size and feed.long_lines == "refuse":
+        remedy = "; when what is behind them may be left out, write long_lines: accept"
+    elif number < size and feed.short_lines == "refuse":
+        remedy = "; when those at the end may be missing, write short_lines: accept"
+    elif number >= least:
+        return None
+    return f"{number} fields, and not {max(size, least)}{remedy}"
 
 
 def _literal(line: str) -> str:
@@ -155,8 +172,22 @@ def _header(reader: Iterator[list[str]], lines: Lines, feed: Feed) -> list[str]:
     except csv.Error as error:
         raise ValueError(f"its header is broken: {error}") from error
     lines.only = only
-    check_names([name.strip() for name in header], feed.needed(), "its header")
+    names = [name.strip() for name in header]
+    try:
+        check_names(names, feed.needed(), "its header")
+    except ValueError as error:
+        raise ValueError(f"{error}{_header_hint(names, lines.last, feed)}") from None
     return header
+
+
+def _header_hint(names: list[str], line: str, feed: Feed) -> str:
+    """Say which field to set when a line that is no header shows why."""
+    if names[0].lower().startswith("sep="):
+        return "; this line is for Excel: write skip_lines: 1"
+    others = {mark: line.count(mark) for mark in ";\t|," if mark != feed.delimiter and mark in line}
+    if len(names) == 1 and others:
+        return f"; is the delimiter {max(others, key=others.get)!r}?"
+    return ""
 
 
 def read_jsonl(file: BinaryIO, feed: Feed) -> Iterator[object]:
@@ -168,9 +199,16 @@ def read_jsonl(file: BinaryIO, feed: Feed) -> Iterator[object]:
             continue
         try:
             # A float would lose digits.
-            yield json.loads(line, parse_float=Decimal)
+            yield json.loads(line, parse_float=Decimal, object_pairs_hook=_once)
         except ValueError as error:
             yield Bad(f"not JSON: {error}", line)
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    if len(found := dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} stands twice in an object")
+    return found
 
 
 def read_fixed(file: io.BufferedReader, feed: Feed) -> Iterator[dict | Bad]:
@@ -265,24 +303,35 @@ def read_rfc822(file: BinaryIO, feed: Feed) -> Iterator[dict | Bad]:
     """Yield the stanzas of `Name: value`."""
     from debian.deb822 import Deb822
 
-    broken: list[str] = []
+    broken: list[tuple[str, str]] = []
 
     def lines() -> Iterator[str]:
-        every = Lines(file, feed)
+        every, names = Lines(file, feed), set()
         for line in every:
             if line.isspace():
                 every.size = 0
-            if ":" in line or line.isspace() or line[0] in " \t#":
+                names.clear()
+            found = re.match(r"([^:\s]+)[ \t]*:", line)
+            name = found[1].lower() if found else ""
+            # What the library would leave out, or of which it would keep the last one.
+            if name in names:
+                broken.append((f"{found[1]} stands twice in it", line))
+            elif name or line.isspace() or line[0] == "#" or (line[0] in " \t" and names):
+                names |= {name} - {""}
                 yield line
             else:
-                # The library would leave it out.
-                broken.append(line)
+                broken.append(("a line without a name and a colon", line))
 
     for stanza in Deb822.iter_paragraphs(lines(), use_apt_pkg=False):
         if broken:
-            yield Bad("a line without a name and a colon", "".join(broken))
-            broken.clear()
+            yield _broken(broken)
         else:
             yield dict(stanza)
     if broken:
-        yield Bad("a line without a name and a colon", "".join(broken))
+        yield _broken(broken)
+
+
+def _broken(lines: list[tuple[str, str]]) -> Bad:
+    bad = Bad(lines[0][0], "".join(line for _, line in lines))
+    lines.clear()
+    return bad

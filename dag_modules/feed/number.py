@@ -16,6 +16,7 @@ DIGITS = 400
 BETWEEN = {" ": "[ \u00a0\u202f]", "'": "['\u2019]", "": None}
 # 1.000 in an integer can be one or a thousand, when nothing says which.
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.000", re.ASCII)
+GROUP = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}", re.ASCII)
 # The largest float.
 MOST = 3.4028234663852886e38
 FORMS = "other forms have fields: decimal, thousands, negative, percent, places"
@@ -50,7 +51,10 @@ def _integer(column: Column, kind: Kind) -> Callable[[object], int]:
             exact = read(value)
             number = int(exact)
             if number != exact:
-                raise ValueError("is not an integer such as 1234: use a decimal column")
+                remedy = ""
+                if not is_clear and isinstance(value, str) and GROUP.fullmatch(value):
+                    remedy = f'; when it is {value.replace(".", "")}, write thousands: "."'
+                raise ValueError(f"is not an integer such as 1234: use a decimal column{remedy}")
         if not low <= number <= high:
             raise ValueError(f"is out of range for {column.type}, which is {low} to {high}")
         return number

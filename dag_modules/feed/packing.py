@@ -8,13 +8,13 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from bz2 import BZ2File
-from collections.abc import Iterator
+from bz2 import BZ2Decompressor
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
 from gzip import GzipFile
-from lzma import LZMAError, LZMAFile
+from lzma import LZMADecompressor, LZMAError
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -175,6 +175,54 @@ class Zst(io.RawIOBase):
         return self.position
 
 
+class Parts(Zst):
+    """The content of a bzip2 or xz file. Python's own readers end in silence where a further part is broken."""
+
+    def __init__(self, decoder: Callable, path: Path):
+        self.decoder, self.file = decoder, None
+        super().__init__(path)
+
+    def _begin(self) -> None:
+        self.close_file()
+        self.file, self.part, self.position = self.path.open("rb"), self.decoder(), 0
+
+    def close_file(self) -> None:
+        if self.file:
+            self.file.close()
+
+    def close(self) -> None:
+        self.close_file()
+        super().close()
+
+    def read(self, size: int = -1) -> bytes:
+        if size is None or size < 0:
+            return b"".join(iter(partial(self.read, 1 << 20), b""))
+        piece = b""
+        while not piece and (packed := self._packed()) is not None:
+            piece = self.part.decompress(packed, size)
+        self.position += len(piece)
+        return piece
+
+    def _packed(self) -> bytes | None:
+        """Return what the decoder gets next; None at the end.
+
+        :raises EOFError: the file ends within a part.
+        """
+        if not self.part.eof:
+            packed = self.file.read(1 << 16) if self.part.needs_input else b""
+            if self.part.needs_input and not packed:
+                raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+            return packed
+        # There may be zeros behind a part.
+        packed = self.part.unused_data.lstrip(b"\0")
+        while not packed:
+            if not (more := self.file.read(1 << 16)):
+                return None
+            packed = more.lstrip(b"\0")
+        self.part = self.decoder()
+        return packed
+
+
 def library(name: str, field: str):
     """Import what only main and the Celery hosts have.
 
@@ -221,7 +269,10 @@ def check_packing(packing: str, path: Path) -> None:
 
 def _zip(feed: Feed, path: Path, stack: ExitStack) -> BinaryIO:
     archive = stack.enter_context(zipfile.ZipFile(path))
-    found = _member(feed, {info.filename: info for info in archive.infolist() if not info.is_dir()})
+    members = [info for info in archive.infolist() if not info.is_dir()]
+    found = _member(feed, {info.filename: info for info in members})
+    if sum(info.filename == found.filename for info in members) > 1:
+        raise Broken(f"the archive has {found.filename} twice: ask for one that has it once, or use a parser")
     if found.flag_bits & ENCRYPTED:
         raise Broken(
             f"{found.filename} in the zip archive is encrypted: ask for it without a password, or use a parser"
@@ -266,7 +317,13 @@ def _member(feed: Feed, members: dict[str, object]) -> object:
 
 
 # What opens a stream, by the name of its compression.
-STREAM = {"none": partial(open, mode="rb"), "gzip": GzipFile, "bzip2": BZ2File, "xz": LZMAFile, "zst": Zst}
+STREAM = {
+    "none": partial(open, mode="rb"),
+    "gzip": GzipFile,
+    "bzip2": partial(Parts, BZ2Decompressor),
+    "xz": partial(Parts, LZMADecompressor),
+    "zst": Zst,
+}
 ARCHIVE = {"zip": _zip, "tar": _tar}
 
 

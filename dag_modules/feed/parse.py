@@ -35,6 +35,12 @@ PARSERS = {
 }
 # What an edge host does not read, for its libraries are on main.
 ON_MAIN = ("xlsx", "parquet")
+# Formats that are text in an encoding of the feed.
+TEXTS = ("csv", "jsonl", "fixed", "rfc822")
+# Bytes in which UTF-16 shows.
+WIDE = 8
+# A line that is one element, or begins with one that ends in itself: an error message. <TICKER>,<DATE> is a header.
+FRAGMENT = re.compile(rb"<(\w[\w:.-]*)(?:\s[^<>]*)?(?:/>|>[^\r\n]*</\1\s*>)[ \t]*(?:[\r\n]|$)")
 # Some of a text, in which a web page or another format shows.
 SOME = 4096
 PAGE = re.compile(
@@ -156,6 +162,8 @@ def opened(feed: Feed, path: Path) -> Iterator[BinaryIO]:
             raise ValueError(f"it is an HTML page: {head[:300].decode(feed.encoding, errors='replace')}")
         # A parser of the user's own may read whatever it likes.
         if feed.format and (kind := _other_kind(file, head, feed)):
+            if kind.is_for == feed.packing:
+                raise ValueError(f"its content is {kind.name} once more: ask for it packed once, or write a parser")
             raise ValueError(f"it is {kind.name}, and the feed does not say so: {kind.remedy}")
         yield file
 
@@ -170,13 +178,32 @@ def _other_kind(file: BinaryIO, head: bytes, feed: Feed) -> Kind | None:
         return None
     if feed.format != "xml" and head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         is_said = codecs.lookup(feed.encoding).name.startswith("utf-16")
-        return None if is_said else Kind("UTF-16 (by its byte order mark)", "encoding: utf-16")
+        remedy = "JSON is UTF-8: ask for it, or write a parser" if feed.format == "json" else "encoding: utf-16"
+        return None if is_said else Kind("UTF-16 (by its byte order mark)", remedy)
+    if feed.format in TEXTS and (kind := _other_encoding(head, feed)):
+        return kind
     if feed.format in ("csv", "fixed", "rfc822"):
         text = head.lstrip()
         if text.startswith(b"<?xml"):
             return Kind(f"an XML document ({text[:200]!r})", "format: xml, when the records are in it")
         if text[:1] in (b"{", b"["):
             return _json_kind(head)
+        if FRAGMENT.match(text.replace(b"\0", b"")):
+            return Kind(f"HTML or XML ({text[:200]!r})", "look at the service; format: xml, when the records are in it")
+    return None
+
+
+def _other_encoding(head: bytes, feed: Feed) -> Kind | None:
+    """Return the encoding that the first bytes show, when the feed says one that would make something else of them."""
+    name = codecs.lookup(feed.encoding).name
+    if name.startswith(("utf-16-", "utf-32")):
+        return None
+    if head.startswith(BOM) and not feed.is_utf8:
+        return Kind("UTF-8 (by its byte order mark)", "encoding: utf-8")
+    for first, remedy in ((0, "utf-16-be"), (1, "utf-16-le")):
+        # Every other byte is zero.
+        if len(head) > WIDE and not any(head[first:WIDE:2]) and all(head[1 - first : WIDE : 2]):
+            return Kind("UTF-16 (without a byte order mark)", f"encoding: {remedy}")
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from feed.source import Source
 OAUTH2 = ("token_url", "scope", "audience", "token_auth")
 # Seconds before its end in which a token is not used any more.
 LEEWAY = 30
+# An answer with a token is not larger.
+TOKEN = 1 << 16
 # Headers whose content is a secret, by their names.
 SECRET = re.compile("auth|cookie|key|secret|token", re.IGNORECASE)
 
@@ -44,6 +47,7 @@ class Session:
         )
         for name in OAUTH2:
             self.session.headers.pop(name, None)
+        self.session.hooks["response"].append(_without_content)
         self._set_tls()
         for name, value in self.session.headers.items():
             if SECRET.search(name):
@@ -179,12 +183,15 @@ class OAuth2(AuthBase):
         tls = {name: getattr(self.session.session, name) for name in ("verify", "cert", "proxies")}
         with self.session.errors(self.url), requests.Session() as session:
             session.trust_env = self.session.session.trust_env
-            answer = session.post(self.url, form, auth=login, timeout=(10, 60), allow_redirects=False, **tls)
-            said = self.session.discreet(answer.text[:200])
+            answer = session.post(
+                self.url, form, auth=login, timeout=(10, 60), allow_redirects=False, stream=True, **tls
+            )
+            content = answer.raw.read(TOKEN, decode_content=True).decode(errors="replace")
+            said = self.session.discreet(content[:200])
         if answer.status_code in (400, 401):
             raise self.session.refused(f"{self.url}: {answer.status_code} {answer.reason}: {said}")
         try:
-            token = answer.json()
+            token = json.loads(content)
             self.token, lasts = token["access_token"], float(token.get("expires_in") or 300)
         except (ValueError, KeyError, TypeError):
             raise OSError(f"{self.url} gives no token: {answer.status_code} {answer.reason}") from None
@@ -205,6 +212,12 @@ def _base(connection) -> str:
     if connection.port and not parts.port:
         netloc += f":{connection.port}"
     return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
+
+
+def _without_content(answer: requests.Response, **_: object) -> None:
+    """Leave out the content of a redirect: requests reads all of it into memory before it goes on."""
+    if answer.is_redirect:
+        answer.close()
 
 
 def _keep_at_home(session: requests.Session, own: set[str]) -> None:

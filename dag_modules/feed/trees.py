@@ -14,7 +14,8 @@ from feed.record import LIMIT, Bad
 PIECE = 1 << 16
 # Members that say that there are more records elsewhere; names also occur without -, with _, and with capital letters.
 NEXT = "next|next-page|next-link|next-url|next-href|next-uri|next-cursor|next-token|next-page-token|next-records-url"
-MORE = "has-more|has-next|has-next-page|more-results|is-truncated"
+NEXT += "|next-marker|next-offset|continuation|continuation-token"
+MORE = "has-more|has-next|has-next-page|has-more-results|more-results|is-truncated|exceeded-transfer-limit"
 PAGES = "pages|total-pages|page-count|num-pages|number-of-pages|last-page|pages-total"
 PAGE = "page|current-page|page-number|page-no"
 TOTAL = "total|total-count|total-results|total-records|total-items|total-hits|records-total|num-found|num-matched"
@@ -25,9 +26,12 @@ SIZE = (
 NAMES = {kind: set(kind.replace("-", "").split("|")) for kind in (NEXT, MORE, PAGES, PAGE, TOTAL, SIZE)}
 # One of them, with a value that says so.
 PAGING = re.compile(
-    rf'"(?:@odata\.)?(?:{NEXT}|{MORE}|{PAGES}|{TOTAL})"\s*:\s*(?!null|false|""|[01]\s*[,}}])'.replace(
-        "-", "[-_]?"
-    ).encode(),
+    (
+        rf'"rel(?:ation)?"\s*:\s*"next"|"(?:@odata\.)?(?:{NEXT}|{MORE}|{PAGES}|{TOTAL})"'
+        r'\s*:\s*(?!null|false|""|[01]\s*[,}])'
+    )
+    .replace("-", "[-_]?")
+    .encode(),
     re.I,
 )
 
@@ -111,6 +115,8 @@ def further(events: Iterator[tuple[str, str, object]], array: str, number: int |
         name = names[-2] if len(names) > 1 and last in ("href", "url") else last
         is_address = name != "next" or (isinstance(value, str) and re.search(r"[/?&=]", value))
         is_next = event != "boolean" and name in NAMES[NEXT] and is_address
+        # {rel: next, href: ...} among links, too.
+        is_next = is_next or (last in ("rel", "relation") and value == "next")
         if is_next or (event == "boolean" and last in NAMES[MORE]):
             return _said(path, value)
         if event == "number" and last in NAMES[PAGES]:

@@ -92,6 +92,13 @@ def test_what_would_not_be_loaded_ends_with_an_error(written, tmp_path, capsys, 
     assert words in said.out + said.err
 
 
+def test_the_check_shows_numbers_as_the_table_has_them(written, tmp_path, capsys):
+    columns = {"currency": "char(3)", "rate": "decimal(12,2)"}
+    path = written(sample="currency,rate\nUSD,1e3\n", load=load(columns=columns))
+    assert main(["check", str(path), str(tmp_path / "sample")]) == 0
+    assert "1       USD       1000\n" in capsys.readouterr().out
+
+
 def test_a_type_that_yaml_cuts_at_its_comma_is_named(written, tmp_path, capsys):
     path = written()
     path.write_text(path.read_text().replace("rate: int", "rate: {from: Rate, type: decimal(12,6)}"))

@@ -862,8 +862,8 @@ def test_bad_records_are_told_apart_and_the_good_ones_stay(feed, tmp_path):
     rows, bad = batches(feed(), tmp_path, content)
     assert rows == [(1, "one", "2025-10-20", 1), (5, "five", "2025-10-20", 5)]
     assert [(number, reason) for number, reason, _ in bad] == [
-        (2, "1 fields, and not 2"),
-        (3, "3 fields, and not 2"),
+        (2, "1 fields, and not 2; when those at the end may be missing, write short_lines: accept"),
+        (3, "3 fields, and not 2; when what is behind them may be left out, write long_lines: accept"),
         (4, "name: '\\udcff\\udcfe' is not utf-8"),
     ]
 

@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import tarfile
+import warnings
 import zipfile
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -122,13 +123,30 @@ def test_lines_that_are_no_records_are_left_out_as_the_feed_says(read, changes, 
     assert read(content, **changes) == (expected, [])
 
 
+NO_HEADER = {"header": False, "columns": places(id=2, name=3)}
+
+
 @pytest.mark.parametrize(
     ("changes", "content", "reason"),
     [
         ({}, b"id,name\n1,one\nid,name\n2,two\n", "the header once more; .* repeated_header: skip"),
         ({}, b"id,name\n-------\n1,one\n2,two\n", "a line below the header; .* comment: '---'"),
         ({"delimiter": "|"}, b"id|name\n---|---\n1|one\n2|two\n", "a line below the header"),
-        ({}, b"id,name\n1,one\nTOTAL\n2,two\n", "1 fields, and not 2"),
+        ({}, b"id,name\n1,one\nTOTAL\n2,two\n", "1 fields, and not 2; .* short_lines: accept"),
+        ({}, b"id,name\n1,one\n2,two\n3,three,\n", "3 fields, and not 2; .* long_lines: accept"),
+        # Without a header, a comma too many would move the values, and a cut line would lose some.
+        (NO_HEADER, b"x,1,one,y\nx,2,two,y\nx,3,Seoul, Korea,y\n", "5 fields, and not 4"),
+        (NO_HEADER, b"x,1,one,y\nx,2,two,y\nx,3,thr", "3 fields, and not 4"),
+        # What a server has reserved for a file, and not written.
+        ({}, b"id,name\n1,one\n2,two\n3,thr" + bytes(40), "it ends with zero bytes"),
+        (
+            {"format": "jsonl"},
+            b'{"id":"1","name":"one"}\n{"id":"2","name":"two"}\n{"id":"3","name":"x","id":"4"}\n',
+            "id stands twice in an object",
+        ),
+        ({"format": "rfc822"}, b"id: 1\nname: one\n\nid: 2\nname: two\n\nid: 3\nname: x\nid: 4\n", "id stands twice"),
+        ({"format": "rfc822"}, b"id: 1\nname: one\n\nid: 2\nname: two\n\n of 2\nid: 3\n", "without a name and a colon"),
+        ({"format": "rfc822"}, b"id: 1\nname: one\n\nid: 2\nname: two\n\nid: 3\nthe name: x\n", "without a name"),
     ],
 )
 def test_lines_that_are_no_records_are_bad_unless_the_feed_says_so(read, changes, content, reason):
@@ -136,6 +154,33 @@ def test_lines_that_are_no_records_are_bad_unless_the_feed_says_so(read, changes
     assert rows == ROWS
     assert len(bad) == 1
     assert_matches(reason, bad[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "content", "expected"),
+    [
+        ({"long_lines": "accept"}, b"id,name\n1,one,\n2,two,,\n", ROWS),
+        ({"short_lines": "accept"}, b"id,name,more\n1,one\n2,two,x\n", ROWS),
+        (NO_HEADER | {"short_lines": "accept"}, b"x,1,one,y\nx,2,two\n", ROWS),
+        ({"header": False, "columns": places(id=1, name=2) | {"new": {"from": 3, "optional": True}}},
+         b"1,one\n2,two\n", ROWS),
+    ],
+)  # fmt: skip
+def test_records_have_another_number_of_fields_when_the_feed_says_so(read, changes, content, expected):
+    assert read(content, **changes) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"id;name\n1;one\n", "its header has no id, name; it has id;name; is the delimiter ';'"),
+        (b"id\tname\n1\tone\n", r"is the delimiter '.t'\?"),
+        (b"sep=,\nid,name\n1,one\n", "this line is for Excel: write skip_lines: 1"),
+    ],
+)
+def test_a_header_that_is_none_says_which_field_to_set(read, content, message):
+    with pytest.raises(ValueError, match=message):
+        read(content)
 
 
 RECORD = {"columns": places(id="1-4", city="5-10", rate="11-16"), "format": "fixed"}
@@ -251,6 +296,10 @@ def test_a_path_that_is_missing_is_found(read, changes, content, message):
         ({"meta": {"next_page": 2}}, "meta.next_page: 2"),
         ({"_links": {"next": {"href": "/?page=2"}}}, "_links.next.href: /"),
         ({"@odata.nextLink": "https://example.com/?skip=2"}, "@odata.nextLink: https"),
+        ({"links": [{"rel": "self", "href": "/a"}, {"rel": "next", "href": "/b"}]}, "links.item.rel: next"),
+        ({"link": [{"relation": "next", "url": "/b"}]}, "link.item.relation: next"),
+        ({"continuationToken": "abc"}, "continuationToken: abc"),
+        ({"exceededTransferLimit": True}, "exceededTransferLimit: True"),
         ({"has_more": True}, "has_more: True"),
         ({"pageInfo": {"hasNextPage": True, "endCursor": "x"}}, "pageInfo.hasNextPage: True"),
         ({"nextPageToken": "abc"}, "nextPageToken: abc"),
@@ -277,6 +326,8 @@ def test_one_page_of_several_is_refused(read, feed, tmp_path, beside, member, is
         {"page": 1, "pages": 1, "next": None, "has_more": False},
         {"next": ""},
         {"links": {"self": "/?page=1", "next": None}},
+        {"links": [{"rel": "self", "href": "/?page=2"}, {"rel": "prev", "href": "/?page=1"}]},
+        {"exceededTransferLimit": False, "continuationToken": None},
         {"total": 1, "limit": 100},
         {"total": 1234.5},
         {"metadata": {"count": 3, "title": "next"}},
@@ -573,6 +624,12 @@ def test_archives_and_their_members(read, changes, content):
     assert read(content, **changes) == (ROWS, [])
 
 
+def twice():
+    """A zip archive with two members of one name."""
+    with warnings.catch_warnings(action="ignore"):
+        return zipped(("data.csv", CSV), ("data.csv", CSV[:14]))
+
+
 def locked():
     """A zip archive whose member says that it is encrypted."""
     content = bytearray(zipped(("data.csv", CSV)))
@@ -587,6 +644,9 @@ def locked():
         ({"compression": "zip"}, zipped(*MORE), "has 3 files.*write `member:` .*: readme.txt, data/data.csv"),
         ({"compression": "zip", "member": "x.csv"}, zipped(*MORE), "member: 'x.csv' is 0 files .*data/data.csv"),
         ({"compression": "zip", "member": "*.csv"}, zipped(*MORE), "member: '.*csv' is 2 files"),
+        ({"compression": "zip"}, twice(), "the archive has data.csv twice"),
+        ({"compression": "zip"}, zipped(("a.zip", zipped(("a.csv", CSV)))), "its content is a zip archive once more"),
+        ({"compression": "gzip"}, gzip.compress(gzip.compress(CSV)), "its content is gzip once more"),
         ({"compression": "zip"}, locked(), "data.csv in the zip archive is encrypted: ask for it without a password"),
         ({"compression": "zip"}, zipped(("a.csv", CSV * 9))[:-30], "zip compression is broken"),
         ({"compression": "zip"}, gzip.compress(CSV), "zip compression is broken: .*it is gzip: compression: gzip"),
@@ -597,11 +657,21 @@ def locked():
         ({"compression": "tar"}, tarred(("d.csv", CSV * 999))[:5000], "tar .*broken: unexpected end of data"),
         ({"compression": "tar"}, tarred(("d.csv", CSV * 999), mode="w:gz")[:-3], "tar .*broken: Compressed"),
         ({"compression": "tar"}, CSV * 99, "tar compression is broken"),
+        # Python's own readers would end behind the first part.
+        ({"compression": "bzip2"}, bz2.compress(CSV) + b"X" + bz2.compress(b"3,three\n")[1:], "bzip2 .* is broken"),
+        ({"compression": "xz"}, lzma.compress(CSV) + b"X" + lzma.compress(b"3,three\n")[1:], "xz .* is broken"),
+        ({"compression": "bzip2"}, bz2.compress(CSV) + bz2.compress(b"3,three\n")[:-5], "bzip2 compression is broken"),
     ],
 )  # fmt: skip
 def test_what_is_packed_in_another_way_is_refused(read, changes, content, message):
     with pytest.raises(ValueError, match=message):
         read(content, **changes)
+
+
+@pytest.mark.parametrize(("packing", "module"), [("gzip", gzip), ("bzip2", bz2), ("xz", lzma)])
+def test_each_part_of_a_compressed_file_is_read(read, packing, module):
+    content = module.compress(CSV[:14]) + bytes(4) + module.compress(CSV[14:]) + bytes(512)
+    assert read(content, compression=packing) == (ROWS, [])
 
 
 @pytest.mark.parametrize(
@@ -619,6 +689,10 @@ def test_what_is_packed_in_another_way_is_refused(read, changes, content, messag
         (b"%PDF-1.7\n", "PDF, .*ask for CSV"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "an old Office file .xls., or one with a password"),
         ("id,name\n1,one\n".encode("utf-16"), "UTF-16 .*encoding: utf-16"),
+        (b"\xff\xfei\0d\0" + "1,23\n".encode("utf-16-le"), "UTF-16 .by its byte order mark"),
+        ("id,name\n1,one\n".encode("utf-16-le"), "UTF-16 .without a byte order mark.*encoding: utf-16-le"),
+        (b"<Error><Code>AccessDenied</Code></Error>", "HTML or XML .*AccessDenied"),
+        (b"<br />\n<b>Warning</b>: no database\n", "HTML or XML .*Warning"),
         (b'<?xml version="1.0"?><rates/>', "an XML document .*format: xml"),
         (b'{"error": "rate limit"}', "JSON .*rate limit.*format: json"),
         (b'[{"id": 1},\n{"id": 2}]', "JSON .*format: json"),
@@ -636,6 +710,19 @@ def test_what_is_packed_in_another_way_is_refused(read, changes, content, messag
     ],
 )
 def test_a_file_of_another_kind_is_named_with_the_field_to_set(read, changes, content, message):
+    with pytest.raises(ValueError, match=message):
+        read(content, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "content", "message"),
+    [
+        ({"encoding": "cp1252"}, b"\xef\xbb\xbf" + CSV, "UTF-8 .by its byte order mark.*encoding: utf-8"),
+        ({"encoding": "utf-16"}, CSV.decode().encode("utf-16-le"), "UTF-16 .without .*encoding: utf-16-le"),
+        ({"format": "json"}, '[{"id": 1}]'.encode("utf-16"), "UTF-16 .*JSON is UTF-8: ask for it"),
+    ],
+)
+def test_a_file_in_another_encoding_is_named(read, changes, content, message):
     with pytest.raises(ValueError, match=message):
         read(content, **changes)
 
@@ -661,7 +748,7 @@ def test_an_error_in_words_is_no_file(read, changes, content):
 
 
 def test_text_that_only_begins_like_another_kind_is_text(read):
-    for begin in ("ORC", "BZh", "[1]", "{x}"):
+    for begin in ("ORC", "BZh", "[1]", "{x}", "<TICKER>", "<b>x</b>"):
         content = f"{begin},name\n1,one\n".encode()
         columns = {"a": {"from": begin}, "name": "text"}
         assert read(content, columns=columns)[0] == [{"a": "1", "name": "one"}]

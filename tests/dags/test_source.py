@@ -1,5 +1,6 @@
 """The fields of `source`, `late` and times of day, with services that speak HTTP and SFTP on this machine."""
 
+import contextlib
 import errno
 import gzip
 import json
@@ -51,6 +52,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.path, dict(self.headers), self.rfile.read(length).decode()))
         said = self.server.answers.get(self.path, answer(b"no such file", 404))
         said = said(self) if callable(said) else said
+        if said is None:
+            # It has answered itself.
+            return
         self.send_response(said.status)
         for name, value in {"Content-Length": str(len(said.content)), **said.headers}.items():
             if value is not None:
@@ -514,6 +518,53 @@ def test_a_file_that_is_too_large_is_refused_when_it_is_announced_and_when_it_co
     service.answers["/20251020.csv"] = answer(gzip.compress(content), Content_Encoding="gzip")
     with pytest.raises(ValueError, match=r"source.largest is 10000"):
         fetch.fetch_file(small, DAY)
+    assert on_nas(filestorage) == []
+
+
+def endless(handler):
+    """Send until nobody listens, at most 64 MB."""
+    handler.server.sent = 0
+    with contextlib.suppress(OSError):
+        while handler.server.sent < 64 << 20:
+            handler.wfile.write(bytes(1 << 16))
+            handler.server.sent += 1 << 16
+    handler.close_connection = True
+
+
+def test_what_comes_with_a_redirect_is_not_read(service, feed):
+    def redirect(handler):
+        handler.send_response(302)
+        handler.send_header("Location", "/moved.csv")
+        handler.end_headers()
+        endless(handler)
+
+    service.answers = {"/20251020.csv": redirect, "/moved.csv": answer(CSV)}
+    assert content_of(fetch.fetch_file(feed(), DAY)) == CSV
+    # What fits into the buffers of two sockets.
+    assert service.sent < 32 << 20
+
+
+@pytest.mark.parametrize(("length", "is_fetched"), [("abc", True), ("-5", True), (str(len(CSV) + 5), False)])
+def test_a_length_that_is_wrong_is_no_trouble_or_refused(service, feed, filestorage, length, is_fetched):
+    def close(handler):
+        handler.close_connection = True
+        return answer(CSV, **{"Content-Length": length})
+
+    service.answers = {"/20251020.csv": close}
+    if is_fetched:
+        assert content_of(fetch.fetch_file(feed(), DAY)) == CSV
+    else:
+        with pytest.raises(OSError, match="broke off after"):
+            fetch.fetch_file(feed(), DAY)
+        assert on_nas(filestorage) == []
+
+
+def test_what_grows_on_the_way_is_refused_when_it_is_too_large(service, feed, filestorage):
+    bomb = gzip.compress(b"id,name\n" + bytes(8 << 20))
+    assert len(bomb) < 20_000
+    service.answers = {"/20251020.csv": answer(bomb, Content_Encoding="gzip")}
+    with pytest.raises(ValueError, match=r"has .* bytes or more, and source.largest is 1000000"):
+        fetch.fetch_file(feed({"source.largest": "1MB"}), DAY)
     assert on_nas(filestorage) == []
 
 

@@ -429,7 +429,7 @@ def test_a_binary_column_gets_the_bytes_of_the_file(encoding, expected):
     ("kind", "value", "options", "reason"),
     [
         ("int", "1.000", {}, 'can be a thousand or one: write thousands: "." or decimal: "."'),
-        ("int", "1.234", {}, "is not an integer such as 1234"),
+        ("int", "1.234", {}, 'is not an integer such as 1234: .*; when it is 1234, write thousands: "."'),
         ("decimal(12,2)", "1400.123456", {}, r"has 6 decimal places, and decimal\(12,2\) keeps 2"),
         ("decimal(12,2)", "1,5", {"thousands": "."} | {"decimal": ","}, None),
         ("decimal(12,2)", "1.5", GERMAN, r"is not a number such as 1\.234,5"),
