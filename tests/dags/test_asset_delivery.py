@@ -64,6 +64,17 @@ def test_an_event_is_later_than_the_last_run_even_if_the_clock_was_set_back(sess
     assert {row.created_at for row in rows(session)} == {ahead + timedelta(microseconds=1)}
 
 
+def test_an_event_does_not_move_the_row_of_an_earlier_one_back_if_the_clock_was_set_back(session):
+    first, ahead = register(session), datetime.now(UTC) + timedelta(hours=1)
+    first.timestamp = ahead
+    for row in rows(session):
+        row.created_at = ahead
+    session.commit()
+    second = register(session)
+    assert second.timestamp > first.timestamp
+    assert {row.created_at for row in rows(session)} == {second.timestamp}
+
+
 def test_a_paused_consumer_gets_no_row(session):
     session.get(DagModel, "first").is_paused = True
     session.commit()

@@ -39,7 +39,7 @@ class LockingAssetManager(manager.AssetManager):
 
     @staticmethod
     def _lock(dags: list[str], session):
-        """Lock the consumers until the transaction ends, and return a time after all of their runs."""
+        """Lock the consumers until the transaction ends, and return a time after their runs and rows of the queue."""
         # These modules import airflow.assets.manager, which is importing this module.
         from airflow.models.dag import DagModel
         from airflow.models.dagrun import DagRun
@@ -51,10 +51,10 @@ class LockingAssetManager(manager.AssetManager):
         runs = select(func.max(DagRun.run_after)).where(
             DagRun.dag_id.in_(dags), DagRun.run_type == DagRunType.ASSET_TRIGGERED
         )
-        # The clock may have been set back.
-        latest = session.scalar(runs)
-        now = datetime.now(UTC)
-        return now if latest is None else max(now, latest + timedelta(microseconds=1))
+        queue = select(func.max(AssetDagRunQueue.created_at)).where(AssetDagRunQueue.target_dag_id.in_(dags))
+        # The clock may have been set back, or be that of another API server.
+        before = [time for time in (session.scalar(runs), session.scalar(queue)) if time is not None]
+        return max([datetime.now(UTC), *(time + timedelta(microseconds=1) for time in before)])
 
 
 # With upstream's fix a row of the queue references its event, and this module has nothing left to do.
