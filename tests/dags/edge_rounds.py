@@ -17,13 +17,6 @@ import edge_worker  # noqa: E402
 from airflow.providers.edge3.cli import worker  # noqa: E402
 
 RAN = Path(os.environ["AIRFLOW_HOME"]) / "ran"
-# What the supervisor writes into the file of errors.
-REFUSALS = {
-    "runs": "airflow.sdk.exceptions.TaskAlreadyRunningError: Task instance is already running",
-    "ended": "airflow.sdk.api.client.ServerResponseError: Server returned error\nServer error detail: {'reason':"
-    " 'invalid_state', 'message': 'TI was not in a state where it could be marked as running', 'previous_state':"
-    " 'success'}",
-}
 
 
 class Worker(edge_worker.Worker):
@@ -31,8 +24,10 @@ class Worker(edge_worker.Worker):
         with RAN.open("a") as file:
             file.write(f"{workload.ti.run_id}\n")
         time.sleep(0.2)
-        if text := REFUSALS.get(workload.ti.run_id):
-            error_file_path.write_text(text)
+        if workload.ti.run_id == "elsewhere":
+            error_file_path.write_text(
+                "airflow.sdk.exceptions.TaskAlreadyRunningError: Task instance is already running"
+            )
             os._exit(1)
         os._exit(0)
 

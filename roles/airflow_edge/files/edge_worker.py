@@ -17,9 +17,6 @@ from airflow.utils.state import TaskInstanceState
 # whose worker has not reported it for 150 s (requeue.py): an answer as old as that must not start the task.
 PATIENCE = 30
 
-# What the supervisor of a task says when the Execution API refuses the task's start: the task runs, or has ended.
-REFUSALS = ("TaskAlreadyRunningError", "TI was not in a state where it could be marked as running")
-
 log = logging.getLogger(__name__)
 
 
@@ -76,10 +73,10 @@ class Worker(worker.EdgeWorker):
             await api_client.jobs_set_state(job.key, TaskInstanceState.QUEUED, task_instance_id=job.task_instance_id)
 
     async def report(self, key, state, **options) -> None:
-        """Report the state of a task, unless the task did not start because it began elsewhere."""
+        """Report the state of a task, unless the task did not start because it runs elsewhere."""
         job = self.find(key)
-        if state == TaskInstanceState.FAILED and job and any(text in job.failure_details() for text in REFUSALS):
-            log.warning("%s began elsewhere", job.edge_job.identifier)
+        if state == TaskInstanceState.FAILED and job and "TaskAlreadyRunningError" in job.failure_details():
+            log.warning("%s runs elsewhere", job.edge_job.identifier)
             return
         await api_client.jobs_set_state(key, state, **options)
 
@@ -93,14 +90,6 @@ class Worker(worker.EdgeWorker):
                 raise
             log.warning("The main server does not answer; it marks this worker as lost after 5 heartbeats")
             return None
-
-    async def _push_drain_notice_to_all_jobs(self, message: str) -> None:
-        """Write into the logs of tasks that are to be ended; an API that is away does not put off their end."""
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await super()._push_drain_notice_to_all_jobs(message)
-        except TimeoutError:
-            log.warning("No answer to lines for the logs of tasks within %s s", PATIENCE)
 
     def find(self, key):
         return next((job for job in self.jobs if job.edge_job.key == key), None)
