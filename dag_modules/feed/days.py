@@ -12,8 +12,7 @@ from pathlib import Path
 
 import nas
 from feed.check import RECORD, open_feed, shown_value
-from feed.load import _database as database
-from feed.load import _load_file as load_file
+from feed.load import database, load_file
 from feed.model import Feed
 
 # Examples that are shown of each file, and rows that are read at once.
@@ -192,7 +191,7 @@ def _rejects(cursor, key: tuple[str, str, str]) -> dict[int, str]:
 def _rows(cursor, feed: Feed, day: str) -> Iterator[tuple[tuple, tuple]]:
     """Yield the rows of a day in the order of the files: what numbers a row, and its values."""
     # Feeds with several files a day have a time beside the day.
-    numbers = [name for name in getattr(feed, "own_columns", ("feed_day", "feed_row")) if name != "feed_day"]
+    numbers = [name for name in feed.own_columns if name != "feed_day"]
     own = ", ".join(numbers)
     columns = ", ".join(f"`{name}`" for name in feed.load.columns)
     begin = f"SELECT {own}, {columns} FROM `{feed.load.table}` WHERE feed_day = %s"  # noqa: S608

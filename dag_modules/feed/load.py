@@ -82,7 +82,7 @@ def load_files(feed: Feed, announced: list[dict]) -> list[dict]:
     announced = [manifest for manifest in announced if manifest.keys() >= NEEDED]
     told = {(manifest["path"], manifest["sha256"]) for manifest in announced}
     results, refused, failed = [], [], []
-    with _database(feed) as connection:
+    with database(feed) as connection:
         known = _ledger(connection, feed)
     found = manifests(feed, but={path for path, _ in known})
     files = {(manifest["path"], manifest["sha256"]): manifest for manifest in chain(found, announced)}
@@ -93,8 +93,8 @@ def load_files(feed: Feed, announced: list[dict]) -> list[dict]:
         try:
             # An announced file will appear; one that somebody took away does not hold up the others.
             path = nas.check(manifest, None if key in told else 0)
-            with _database(feed) as connection:
-                result = _load_file(connection, feed, manifest, path)
+            with database(feed) as connection:
+                result = load_file(connection, feed, manifest, path)
         except FileNotFoundError as error:
             if key in told:
                 failed.append(f"{manifest['path']}: {error}")
@@ -125,7 +125,7 @@ def remove_old_files(feed: Feed) -> list[str]:
     removed, now, old = [], time.time(), set()
     if feed.keep is not None:
         oldest = (datetime.now(feed.zone) - feed.keep).date()
-        with _database(feed) as connection:
+        with database(feed) as connection:
             old = {path for (path, _), day in _ledger(connection, feed).items() if day < oldest}
     for path in nas.files(feed.directory):
         # One that another task has just finished is not there any more; one of another owner stays.
@@ -139,7 +139,7 @@ def remove_old_files(feed: Feed) -> list[str]:
 
 
 @contextmanager
-def _database(feed: Feed):
+def database(feed: Feed):
     """Connect to the feed's database, with its ledger; what is not committed in the end is taken back.
 
     :raises AirflowFailException: there is no such connection, or its user may not do what is needed.
@@ -182,7 +182,7 @@ def _ledger(connection, feed: Feed) -> dict[tuple[str, str], date]:
     return known
 
 
-def _load_file(connection, feed: Feed, manifest: dict, path: Path) -> dict:
+def load_file(connection, feed: Feed, manifest: dict, path: Path) -> dict:
     """Load one file, all of it or nothing.
 
     :raises ValueError: the file, the feed and the table do not fit each other, or too many records are bad.

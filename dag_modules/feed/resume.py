@@ -59,7 +59,7 @@ def check_size(name: str, size: int, largest: int) -> None:
 def is_cut_off(feed: Feed, tail: bytes) -> bool:
     """Return whether a file of lines ends within a line, by its last bytes: part of it may be missing."""
     has_lines = feed.packing == "none" and feed.format in ("csv", "jsonl", "fixed", "rfc822")
-    if not has_lines or getattr(feed, "width", None):
+    if not has_lines or feed.width:
         return False
     # UTF-16 and UTF-32 have several bytes for a line's end.
     name = codecs.lookup(feed.encoding).name

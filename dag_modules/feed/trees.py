@@ -83,7 +83,7 @@ def read_json(file: BinaryIO, feed: Feed) -> Iterator[object]:
         # An empty array has no records; a document in which it is not there is another one, an error's perhaps.
         if not number and not any(event[:2] == (array, "start_array") for event in ijson.parse(limited.again())):
             raise ValueError(f"it has no array where {feed.records!r} (records) says that the records are")
-        if array and is_paged and getattr(feed.source, "pages", None) is None:
+        if array and is_paged and feed.source.pages is None:
             file.seek(limited.begin)
             if found := further(ijson.parse(file), array, number):
                 raise ValueError(

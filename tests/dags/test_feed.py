@@ -1015,6 +1015,6 @@ def test_a_database_that_refuses_is_not_left_connected(feed, monkeypatch, number
     connection.cursor.return_value.execute.side_effect = Exception(number, "no")
     hook = SimpleNamespace(MySqlHook=lambda **_: SimpleNamespace(get_conn=lambda: connection))
     monkeypatch.setitem(sys.modules, "airflow.providers.mysql.hooks.mysql", hook)
-    with pytest.raises(Exception, match="no"), load._database(feed()):
+    with pytest.raises(Exception, match="no"), load.database(feed()):
         pass
     connection.close.assert_called_once_with()

@@ -1,11 +1,11 @@
 """The table of a feed: how it is made, and what a task says when it does not fit the feed any more."""
 
-from datetime import date
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
 import yaml
+from test_feed import DAY, SMALL
 
 import nas
 from feed import load
@@ -13,14 +13,6 @@ from feed.column import kind_of
 from feed.model import Feed
 from feed.rows import rows, trial, trials
 from feed.schema import creation, held, make_table, united
-
-DAY = date(2025, 10, 20)
-SMALL = {
-    "schedule": "30 5 * * *",
-    "timezone": "Europe/Berlin",
-    "source": {"connection": "service", "path": "/{day:%Y%m%d}.csv"},
-    "format": "csv",
-}
 
 
 @pytest.fixture
@@ -318,7 +310,7 @@ def test_a_session_writes_instants_in_utc(feed, monkeypatch):
     connection = MagicMock()
     hook = SimpleNamespace(MySqlHook=lambda **_: SimpleNamespace(get_conn=lambda: connection))
     monkeypatch.setitem(__import__("sys").modules, "airflow.providers.mysql.hooks.mysql", hook)
-    with load._database(feed(COLUMNS)):
+    with load.database(feed(COLUMNS)):
         pass
     assert "time_zone = '+00:00'" in str(connection.cursor.return_value.execute.call_args_list[0])
 

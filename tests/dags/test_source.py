@@ -313,7 +313,7 @@ def test_a_file_replaces_the_records_of_its_own_time_only(service, feed):
     columns = {"id": "int", "name": "varchar(20)", "feed_day": "date", "feed_time": "datetime", "feed_row": "int"}
     database = Database([(other, "0" * 64, 3)], columns)
     connection = MagicMock(cursor=lambda: database)
-    result = load._load_file(connection, hourly, manifest, Path(manifest["path"]))
+    result = load.load_file(connection, hourly, manifest, Path(manifest["path"]))
     # A newer version of another time does not supersede it.
     assert (result["state"], result["rows_loaded"]) == ("loaded", 2)
     deleted = next(said for said in database.said if said[0].startswith("DELETE FROM `t`"))
@@ -322,7 +322,7 @@ def test_a_file_replaces_the_records_of_its_own_time_only(service, feed):
     assert "(`id`, `name`, `feed_day`, `feed_time`, `feed_row`)" in inserted[0]
     assert inserted[1][2:5] == ["2025-10-20", "2025-10-20 07:00:00", 1]
     newer = Database([(str(hourly.directory / "20251020T0900.v2.csv"), "0" * 64, 2)], columns)
-    result = load._load_file(MagicMock(cursor=lambda: newer), hourly, manifest, Path(manifest["path"]))
+    result = load.load_file(MagicMock(cursor=lambda: newer), hourly, manifest, Path(manifest["path"]))
     assert result["state"] == "superseded"
 
 

@@ -146,11 +146,11 @@ def main() -> None:
             look(database, timeout)
         # What is away comes back.
         except DBAPIError as error:
-            log.warning("Trying again in %s s, since the database does not answer: %s", INTERVAL, error.orig)
+            log.warning("Retrying in %s s, since the database does not answer: %s", INTERVAL, error.orig)
         except (RedisError, OSError) as error:
-            log.warning("Trying again in %s s, since the broker does not answer: %s", INTERVAL, error)
+            log.warning("Retrying in %s s, since the broker does not answer: %s", INTERVAL, error)
         except Exception:
-            log.exception("Trying again in %s s", INTERVAL)
+            log.exception("Retrying in %s s", INTERVAL)
 
 
 if __name__ == "__main__":
