@@ -80,7 +80,10 @@ TABLE = [
     ),
     *(
         Job(name, "test-more", name, molecule(name))
-        for name in ("feeds", "long", "rotation", "celery", "external", "proxy", "variables", "endurance", "delivery")
+        for name in (
+            *("feeds", "long", "rotation", "celery", "external", "proxy", "variables", "endurance"),
+            *("delivery", "restarts", "away"),
+        )
     ),
 ]
 

@@ -24,6 +24,7 @@ options = {
     "schedule": None,
     "start_date": datetime(2025, 1, 1),
     "params": {"seconds": Param(0, type="integer"), "tasks": Param(1, type="integer")},
+    "max_active_tasks": 512,
     # A second start has to be a fault, and not a retry.
     "default_args": {"retries": 0},
 }

@@ -114,7 +114,7 @@ def look_at_celery(queued: dict[str, dict]) -> list:
     return [queued[message]["id"] for message in sorted(lost)]
 
 
-def look(database, timeout: int) -> None:
+def look(database, timeout: float) -> None:
     times = {"seconds": LOST_AFTER}
     with database.begin() as connection:
         for job in connection.execute(EDGE, times).mappings().all():
@@ -138,7 +138,7 @@ def main() -> None:
     database = create_engine(
         os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], pool_pre_ping=True, isolation_level="READ COMMITTED"
     )
-    timeout = int(os.environ["AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT"])
+    timeout = float(os.environ["AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT"])
     while True:
         # The first pause is for workers that report what they did while the main server was away.
         time.sleep(INTERVAL)
